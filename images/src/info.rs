@@ -1,0 +1,100 @@
+//! `image.json`: what an image says about itself.
+//!
+//! The builder writes it into the initrd and the root at
+//! `/usr/lib/slipway/image.json`; `init` reads it for the lower bound of the clock
+//! and the root's UUID, `clusterd` for the version it reports.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Where the file lies, in the initrd and in the root.
+pub const IMAGE_INFO_PATH: &str = "/usr/lib/slipway/image.json";
+
+/// What an image says about itself.
+///
+/// Unknown keys are ignored when read: with two slots, an older reader meets newer files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageInfo {
+    /// Name of the board's TOML without the extension, such as `x86_64`.
+    pub board: String,
+    /// Version of the image.
+    pub version: String,
+    /// Seconds since 1970-01-01 UTC: the build's SOURCE_DATE_EPOCH. A node's clock never
+    /// runs earlier than this.
+    pub built: i64,
+    /// Version of Kubernetes, such as `v1.36.3`.
+    pub kubernetes: String,
+    /// Architecture as the kernel names it (`uname -m`).
+    pub arch: String,
+    /// UUID of the root's ext4 filesystem.
+    pub root_uuid: Uuid,
+}
+
+/// Why `image.json` could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum InfoError {
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// The file is not what the builder writes.
+    #[error("{path} is corrupt: {source}; build the image again")]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// The reason.
+        source: serde_json::Error,
+    },
+}
+
+impl ImageInfo {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`InfoError`], with I/O and corruption kept apart.
+    pub fn read(path: &Path) -> Result<Self, InfoError> {
+        let text = std::fs::read_to_string(path).map_err(|source| InfoError::Io {
+            path: path.display().to_string(),
+            source,
+        })?;
+        serde_json::from_str(&text).map_err(|source| InfoError::Corrupt {
+            path: path.display().to_string(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes_and_newer_files() {
+        let info = ImageInfo {
+            board: "x86_64".into(),
+            version: "0.1.0".into(),
+            built: 1_790_000_000,
+            kubernetes: "v1.36.3".into(),
+            arch: "x86_64".into(),
+            root_uuid: Uuid::from_u128(7),
+        };
+        let text = serde_json::to_string(&info).unwrap();
+        assert_eq!(serde_json::from_str::<ImageInfo>(&text).unwrap(), info);
+        let newer = text.replacen('{', "{\"later\": [1],", 1);
+        assert_eq!(serde_json::from_str::<ImageInfo>(&newer).unwrap(), info);
+    }
+
+    #[test]
+    fn missing_and_corrupt_are_told_apart() {
+        let missing = ImageInfo::read(Path::new("/nonexistent/image.json"));
+        assert!(matches!(missing, Err(InfoError::Io { .. })));
+        let corrupt = ImageInfo::read(Path::new("/proc/self/status"));
+        assert!(matches!(corrupt, Err(InfoError::Corrupt { .. })));
+    }
+}

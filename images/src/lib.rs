@@ -1,0 +1,4 @@
+//! The anatomy of a Slipway image, shared by who writes it and who reads it.
+
+pub mod info;
+pub mod service;
