@@ -1,0 +1,11 @@
+//! Slipway's builder: everything behind the `slipway` command.
+//!
+//! The walk from a board's TOML to an image is [`build`]; the rooms it passes
+//! through are the modules below, in the order of the walk.
+
+pub mod atomic;
+pub mod error;
+pub mod progress;
+pub mod tree;
+
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,192 @@
+//! Progress as events: bars on a terminal, plain lines elsewhere, JSON lines
+//! with `--json`. All of it goes to stderr, since stdout is for data.
+
+use std::borrow::Cow;
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::error::{Error, Kind, Result};
+
+/// Set by the signal handler; long work looks at it through [`Progress::check`].
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Notes that the user wants to stop (Ctrl-C, SIGTERM).
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Bars that redraw themselves.
+    Bars,
+    /// One line for each event.
+    Lines,
+    /// One JSON object for each event.
+    Json,
+    /// Nothing but warnings, for tests and libraries.
+    Quiet,
+}
+
+/// The sink of progress events. Cheap to clone; usable from every thread.
+#[derive(Clone)]
+pub struct Progress {
+    style: Style,
+    bars: MultiProgress,
+    started: Instant,
+}
+
+/// A piece of work with a known or unknown size; ends when dropped.
+pub struct Task {
+    progress: Progress,
+    name: Cow<'static, str>,
+    bar: Option<ProgressBar>,
+    total: Option<u64>,
+    done: Arc<AtomicU64>,
+    started: Instant,
+}
+
+impl Progress {
+    /// JSON if asked for, bars on a terminal, else lines.
+    pub fn new(json: bool) -> Self {
+        Self::with_style(if json {
+            Style::Json
+        } else if std::io::stderr().is_terminal() {
+            Style::Bars
+        } else {
+            Style::Lines
+        })
+    }
+
+    /// A sink of the given style.
+    pub fn with_style(style: Style) -> Self {
+        Self {
+            style,
+            bars: MultiProgress::new(),
+            started: Instant::now(),
+        }
+    }
+
+    /// An error of kind [`Kind::Interrupted`] once the user has asked to stop.
+    pub fn check(&self) -> Result<()> {
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            return Err(Error::new(
+                Kind::Interrupted,
+                "stopped; nothing was half-written",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Begins a piece of work. `total` is in bytes where known.
+    pub fn task(&self, name: impl Into<Cow<'static, str>>, total: Option<u64>) -> Task {
+        let name = name.into();
+        let bar = match self.style {
+            Style::Bars => Some(self.bars.add(bar(&name, total))),
+            Style::Json => {
+                self.json(&serde_json::json!({"event": "start", "task": name, "bytes": total}));
+                None
+            }
+            Style::Lines | Style::Quiet => None,
+        };
+        Task {
+            progress: self.clone(),
+            name,
+            bar,
+            total,
+            done: Arc::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// A line of its own.
+    pub fn say(&self, line: &str) {
+        match self.style {
+            Style::Json => self.json(&serde_json::json!({"event": "message", "text": line})),
+            Style::Quiet => {}
+            Style::Bars | Style::Lines => self.line(line),
+        }
+    }
+
+    /// Something the user should know though work goes on.
+    pub fn warn(&self, line: &str) {
+        match self.style {
+            Style::Json => self.json(&serde_json::json!({"event": "warning", "text": line})),
+            _ => self.line(&format!("warning: {line}")),
+        }
+    }
+
+    fn json(&self, event: &serde_json::Value) {
+        self.line(&event.to_string());
+    }
+
+    /// A closed stderr must not end a build, so a failed write is left at that.
+    fn line(&self, line: &str) {
+        self.bars.suspend(|| {
+            writeln!(std::io::stderr().lock(), "{line}").unwrap_or_default();
+        });
+    }
+}
+
+impl Task {
+    /// Counts `n` more bytes as done.
+    pub fn add(&self, n: u64) {
+        self.done.fetch_add(n, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.inc(n);
+        }
+    }
+
+    /// The sink this task reports to.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        match self.progress.style {
+            Style::Bars => {
+                if let Some(bar) = &self.bar {
+                    bar.finish_and_clear();
+                }
+                if took > Duration::from_millis(300) {
+                    self.progress
+                        .line(&format!("{:>7.1}s  {}", took.as_secs_f32(), self.name));
+                }
+            }
+            Style::Lines => self.progress.line(&format!(
+                "[{:>6.1}s] {} ({:.1}s)",
+                self.progress.started.elapsed().as_secs_f32(),
+                self.name,
+                took.as_secs_f32()
+            )),
+            Style::Json => self.progress.json(&serde_json::json!({
+                "event": "end", "task": self.name, "bytes": self.total,
+                "done": self.done.load(Ordering::Relaxed), "seconds": took.as_secs_f32(),
+            })),
+            Style::Quiet => {}
+        }
+    }
+}
+
+fn bar(name: &str, total: Option<u64>) -> ProgressBar {
+    let (bar, template) = match total {
+        Some(n) => (
+            ProgressBar::new(n),
+            "{msg:32} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        ),
+        None => (ProgressBar::new_spinner(), "{msg:32} {spinner} {elapsed}"),
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
