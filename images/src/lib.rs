@@ -1,4 +1,5 @@
 //! The anatomy of a Slipway image, shared by who writes it and who reads it.
 
 pub mod info;
+pub mod layout;
 pub mod service;
