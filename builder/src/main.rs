@@ -1,2 +1,102 @@
-//! Skeleton.
-fn main() {}
+//! `slipway`: the command. Arguments become requests here; the work is done in
+//! the library.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use slipway::build;
+use slipway::progress::{self, Progress};
+use slipway::source::Source;
+use slipway::{Error, Kind, Result};
+
+/// Builds bootable, immutable Kubernetes images, and runs them.
+#[derive(Parser)]
+#[command(version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Report progress as JSON lines on stderr, and results as JSON on stdout.
+    #[arg(long, global = true)]
+    json: bool,
+    /// The checkout to build from [default: the one around the current directory].
+    #[arg(long, global = true, env = "SLIPWAY_SOURCE", value_name = "DIR")]
+    source: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build an image of a board.
+    Build(BuildArgs),
+}
+
+#[derive(clap::Args)]
+struct BuildArgs {
+    /// Name of a board: a file in board-configs/ without its .toml.
+    board: String,
+    /// Where the image and what belongs to it go [default: target/images of the checkout].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Debian mirror to use instead of the one that this machine's apt uses.
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Take exactly the inputs of this lock, or refuse.
+    #[arg(long, value_name = "FILE")]
+    locked: Option<PathBuf>,
+    /// Go on without the updates of a Debian suite whose index is past its date
+    /// on the mirror (it is refused by default), and note it in the manifest.
+    #[arg(long, env = "SLIPWAY_SKIP_STALE")]
+    skip_stale: bool,
+    /// Where fetched and built parts are kept between builds [default: the user's cache].
+    #[arg(long, env = "SLIPWAY_CACHE", value_name = "DIR")]
+    cache: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let progress = Progress::new(cli.json);
+    match watch_signals().and_then(|()| run(cli, &progress)) {
+        Ok(code) => code,
+        Err(error) => {
+            progress.fail(&error);
+            ExitCode::from(error.kind as u8)
+        }
+    }
+}
+
+fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
+    let source = || Source::find(cli.source.as_deref());
+    match cli.command {
+        Command::Build(args) => {
+            let source = source()?;
+            let request = build::Request {
+                board: args.board,
+                out: args.out.unwrap_or_else(|| source.path("target/images")),
+                mirror: args.mirror,
+                locked: args.locked,
+                skip_stale: args.skip_stale,
+                cache: slipway::source::cache_dir(args.cache)?,
+            };
+            let built = build::build(&source, &request, progress)?;
+            progress.result(&built)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ctrl-C and SIGTERM ask the work to stop at its next step; a second one ends
+/// the process at once.
+fn watch_signals() -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let failed = |e: std::io::Error| Error::new(Kind::Bug, format!("watching signals: {e}"));
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    std::thread::spawn(move || {
+        let mut forever = signals.forever();
+        forever.next();
+        progress::interrupt();
+        forever.next();
+        std::process::exit(i32::from(Kind::Interrupted as u8));
+    });
+    Ok(())
+}

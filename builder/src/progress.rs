@@ -120,6 +120,33 @@ impl Progress {
         }
     }
 
+    /// The one place that writes to stdout: what a finished command found or
+    /// made, as lines for people or as JSON.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if stdout is gone.
+    pub fn result<T: serde::Serialize + std::fmt::Display>(&self, value: &T) -> Result<()> {
+        let text = if self.style == Style::Json {
+            serde_json::to_string(value)
+                .map_err(|e| Error::new(Kind::Bug, format!("writing the result: {e}")))?
+        } else {
+            value.to_string()
+        };
+        writeln!(std::io::stdout().lock(), "{}", text.trim_end())
+            .map_err(|e| Error::new(Kind::Io, format!("writing to stdout: {e}")))
+    }
+
+    /// The line that a failed command ends with.
+    pub fn fail(&self, error: &Error) {
+        match self.style {
+            Style::Json => self.json(&serde_json::json!({
+                "event": "error", "kind": format!("{:?}", error.kind).to_lowercase(),
+                "code": error.kind as u8, "text": error.message(), "hint": error.advice(),
+            })),
+            _ => self.line(&format!("slipway: {error}")),
+        }
+    }
+
     fn json(&self, event: &serde_json::Value) {
         self.line(&event.to_string());
     }

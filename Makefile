@@ -1,0 +1,28 @@
+# The two commands of the README, and what they are made of.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test check bench
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing to build and run
+	@ci/setup run
+
+build: setup ## make the x86_64 image in target/images
+	@cargo build --quiet --release --locked -p slipway
+	@target/release/slipway build x86_64
+
+run: setup ## build the image and boot it in QEMU to a Ready node (ONCE=1: then stop it)
+	@ci/run
+
+test: ## set up, then every check and test that CI runs
+	@ci/setup test
+	@ci/test
+
+check: ## formatting and lints only
+	@ci/check
+
+bench: setup ## measure builds, sizes, boot times and memory
+	@ci/setup test
+	@cargo bench --quiet --locked -p slipway --bench slipway
