@@ -2,4 +2,5 @@
 
 pub mod info;
 pub mod layout;
+pub mod seed;
 pub mod service;

@@ -1,0 +1,196 @@
+//! What a seed's author is told, and what never leaks.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const PEM: &str = "|\n          -----BEGIN X-----\n          c2VjcmV0\n          -----END X-----\n";
+
+fn parse(body: &str) -> Result<Parsed, SeedError> {
+    Seed::parse(&format!("#cloud-config\n{body}"))
+}
+
+fn refusal(body: &str) -> String {
+    parse(body).unwrap_err().to_string()
+}
+
+fn ca(label: &str) -> String {
+    format!(
+        "      {label}:\n        certificate: {}        key: {}",
+        PEM.replace('X', "CERTIFICATE"),
+        PEM.replace('X', "PRIVATE KEY")
+    )
+}
+
+#[test]
+fn an_empty_seed_is_the_defaults() {
+    assert_eq!(parse("").unwrap().seed, Seed::default());
+    assert_eq!(parse("{}\n").unwrap().seed, Seed::default());
+    assert_eq!(
+        parse("slipway:\n  cluster:\n").unwrap().seed,
+        Seed::default()
+    );
+    let seed = Seed::default();
+    assert_eq!(seed.cluster.pod_cidr.to_string(), "10.42.0.0/16");
+    assert_eq!(seed.cluster.service_cidr.to_string(), "10.43.0.0/16");
+}
+
+#[test]
+fn everything_at_once() {
+    let body = format!(
+        "hostname: Node1\nssh_authorized_keys:\n- ssh-ed25519 AAAA me@here\nslipway:\n  cluster:\n    \
+         name: demo\n    role: server\n    extra-sans: [127.0.0.1, Api.Example.org, '::1']\n    \
+         token: s3cr3t\n    pod-cidr: 10.1.0.0/16\n    service-cidr: 10.2.0.0/16\n    \
+         cluster-domain: k8s.home\n    ca:\n{}{}{}",
+        ca("cluster"),
+        ca("etcd"),
+        ca("front-proxy")
+    );
+    let parsed = parse(&body).unwrap();
+    assert_eq!(parsed.warnings, []);
+    let seed = parsed.seed;
+    assert_eq!(seed.hostname.as_deref(), Some("node1"));
+    assert_eq!(seed.cluster.name, "demo");
+    assert_eq!(
+        seed.cluster.extra_sans,
+        [
+            San::Address("127.0.0.1".parse().unwrap()),
+            San::Dns("api.example.org".into()),
+            San::Address("::1".parse().unwrap())
+        ]
+    );
+    assert_eq!(seed.cluster.token.as_ref().unwrap().reveal(), "s3cr3t");
+    assert!(
+        seed.cluster
+            .ca
+            .as_ref()
+            .unwrap()
+            .etcd
+            .key
+            .reveal()
+            .contains("c2VjcmV0")
+    );
+    // As JSON and back.
+    assert_eq!(Seed::from_json(&seed.to_json().unwrap()).unwrap(), seed);
+    // And nothing of it in debug output.
+    let debug = format!("{seed:?}");
+    assert!(
+        !debug.contains("s3cr3t") && !debug.contains("PRIVATE KEY"),
+        "{debug}"
+    );
+}
+
+#[test]
+fn the_header_is_needed() {
+    let error = Seed::parse("hostname: a\n").unwrap_err().to_string();
+    assert_eq!(error, "seed, line 1: the first line must be #cloud-config");
+    assert!(Seed::parse("").is_err());
+    assert!(Seed::parse("#cloud-config\r\nhostname: a\r\n").is_ok());
+}
+
+#[test]
+fn unknown_keys_are_warned_of_with_line_and_near_miss() {
+    let parsed = parse(
+        "packages: [vim]\nhostnam: a\nslipway:\n  cluster:\n    pod_cidr: 10.1.0.0/16\n    name: x\n",
+    )
+    .unwrap();
+    let texts: Vec<String> = parsed.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "seed, line 2: unknown key `packages` has no effect",
+            "seed, line 3: unknown key `hostnam` has no effect; did you mean `hostname`?",
+            "seed, line 6: unknown key `slipway.cluster.pod_cidr` has no effect; did you mean `pod-cidr`?",
+        ]
+    );
+    assert_eq!(parsed.seed.cluster.name, "x");
+}
+
+#[test]
+fn wrong_types_are_refused_with_their_line() {
+    for (body, line) in [
+        ("hostname: [a]\n", 2),
+        ("slipway: 5\n", 2),
+        ("slipway:\n  cluster:\n    extra-sans: nonsense\n", 4),
+        ("slipway:\n  cluster:\n    ca:\n      cluster: x\n", 5),
+        ("- a\n- b\n", 2),
+        ("hostname: a\nhostname: b\n", 3),
+        ("hostname: 'a\n", 2),
+    ] {
+        match parse(body).unwrap_err() {
+            SeedError::Invalid {
+                line: found,
+                message,
+            } => {
+                // A scalar left open is noticed at the end.
+                assert!(
+                    found == line || found == line + 1,
+                    "{body:?}: line {found}: {message}"
+                );
+            }
+            error => panic!("{body:?}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn wrong_values_are_refused_with_their_line() {
+    let cluster = |line: &str| refusal(&format!("slipway:\n  cluster:\n    {line}\n"));
+    assert_eq!(
+        refusal("hostname: a_b\n"),
+        "seed, line 2: hostname: \"a_b\" is no valid name (RFC 1123)"
+    );
+    assert!(cluster("role: boss").contains("line 4: role is neither server nor agent"));
+    assert!(cluster("pod-cidr: 10.42.1.0/16").contains("the network is 10.42.0.0/16"));
+    assert!(cluster("pod-cidr: 10.42.0.0/28").contains("too small"));
+    assert!(cluster("service-cidr: 10.0.0.0/8").contains("too large"));
+    assert!(cluster("service-cidr: 10.42.0.0/24").contains("overlap"));
+    assert!(cluster("extra-sans: ['a b']").contains("line 4"));
+    assert!(cluster("token: ''").contains("token is empty"));
+    assert!(refusal("ssh_authorized_keys: [hello]\n").contains("no OpenSSH public key"));
+    let one = format!("slipway:\n  cluster:\n    ca:\n{}", ca("cluster"));
+    assert!(refusal(&one).contains("ca lacks etcd"));
+}
+
+#[test]
+fn errors_show_no_secret() {
+    let half = ca("cluster").replace("-----END PRIVATE KEY-----", "");
+    let text = refusal(&format!("slipway:\n  cluster:\n    ca:\n{half}"));
+    assert!(
+        text.contains("PRIVATE KEY") && !text.contains("c2VjcmV0"),
+        "{text}"
+    );
+    let text = refusal("slipway:\n  cluster:\n    token: s3cr3t\n    token: s3cr3t\n");
+    assert!(!text.contains("s3cr3t"), "{text}");
+    let text = refusal("slipway:\n  cluster:\n    token: s3cr3t\n   x\n");
+    assert!(!text.contains("s3cr3t"), "{text}");
+    let text = Seed::from_json(r#"{"cluster": {"role": "s3cr3t"}}"#)
+        .unwrap_err()
+        .to_string();
+    assert!(!text.contains("s3cr3t"), "{text}");
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_answered_without_panic(text in "(?s).{0,400}") {
+        drop(parse(&text));
+        drop(Seed::from_json(&text));
+    }
+
+    #[test]
+    fn any_yaml_like_text_is_answered_without_panic(
+        lines in prop::collection::vec(
+            "( {0,6})(hostname|slipway|cluster|ca|key|token|pod-cidr|role|- |x)(: ?| )(.{0,12})",
+            0..12,
+        )
+    ) {
+        drop(parse(&lines.join("\n")));
+    }
+
+    #[test]
+    fn networks_print_as_they_are_read(address: [u8; 4], prefix in 0u8..=32) {
+        let cidr = Cidr::v4(address, prefix);
+        prop_assert_eq!(cidr.to_string().parse::<Cidr>().unwrap(), cidr);
+        prop_assert!(cidr.contains(address.into()));
+    }
+}
