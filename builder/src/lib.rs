@@ -5,6 +5,7 @@
 
 pub mod atomic;
 pub mod error;
+pub mod formats;
 pub mod progress;
 pub mod tree;
 
