@@ -18,6 +18,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/cmd/containerd/command"
 	ctr "github.com/containerd/containerd/v2/cmd/ctr/app"
 	kine "github.com/k3s-io/kine/pkg/app"
+	urfave "github.com/urfave/cli/v2"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
 	"k8s.io/component-base/logs"
@@ -46,7 +47,7 @@ var components = map[string]func(args []string) int{
 	"kube-proxy":              func([]string) int { return cli.Run(proxy.NewProxyCommand()) },
 	"kubectl":                 runKubectl,
 	"etcd":                    func(args []string) int { etcdmain.Main(args); return 0 },
-	"kine":                    func(args []string) int { return runCLI("kine", kine.New().Run, args) },
+	"kine":                    runKine,
 	"containerd":              func(args []string) int { return runCLI("containerd", containerd.App().Run, args) },
 	"ctr":                     func(args []string) int { return runCLI("ctr", ctr.New().Run, args) },
 }
@@ -61,6 +62,15 @@ func runKubectl([]string) int {
 		util.CheckErr(err)
 	}
 	return 0
+}
+
+func runKine(args []string) int {
+	// containerd's package replaces urfave/cli's printer for the whole program;
+	// this is the one that kine has by itself.
+	urfave.VersionPrinter = func(c *urfave.Context) {
+		fmt.Fprintf(c.App.Writer, "%s version %s\n", c.App.Name, c.App.Version)
+	}
+	return runCLI("kine", kine.New().Run, args)
 }
 
 // runCLI runs an upstream program that is built on urfave/cli.

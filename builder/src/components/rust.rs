@@ -1,0 +1,627 @@
+//! Builds static programs of Rust crates so that the same sources give the same
+//! bytes in whatever directory they lie and whoever's account builds them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::arch::Arch;
+use super::store::Store;
+use super::{Built, Language, Module, child};
+use crate::digest;
+use crate::error::{At as _, Error, Kind, Result};
+use crate::progress::{Progress, Style};
+
+/// Raised when the way of building changes in a way that the rest of the key doesn't show.
+const FORMAT: u32 = 1;
+
+/// Variables for cargo that say where things come from and are kept; all others
+/// that begin like its own are withheld from it.
+const KEPT_PREFIXES: [&str; 6] = [
+    "CARGO_HOME",
+    "CARGO_HTTP_",
+    "CARGO_NET_",
+    "CARGO_REGISTR",
+    "CARGO_SOURCE_",
+    "CARGO_TERM_",
+];
+const WITHHELD_PREFIXES: [&str; 9] = [
+    "CARGO",
+    "RUSTC",
+    "RUSTFLAGS",
+    "RUSTDOC",
+    "CFLAGS",
+    "CC_",
+    "AR_",
+    "LDFLAGS",
+    "TARGET_",
+];
+const WITHHELD: [&str; 6] = [
+    "CC",
+    "AR",
+    "CXX",
+    "CXXFLAGS",
+    "CPPFLAGS",
+    "SOURCE_DATE_EPOCH",
+];
+
+const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
+
+/// The Rust that is in PATH.
+pub struct Toolchain {
+    /// The whole of `rustc -vV`: version, commit, host and LLVM.
+    pub version: String,
+    /// Its release: `1.95.0`.
+    release: String,
+    commit: String,
+    sysroot: PathBuf,
+}
+
+impl Toolchain {
+    /// Asks the `rustc` in PATH, as it is for the workspace at `dir`.
+    ///
+    /// # Errors
+    /// [`Kind::Missing`] if there is none.
+    pub fn find(dir: &Path) -> Result<Self> {
+        let quiet = Progress::with_style(Style::Quiet);
+        let ask = |arguments: &[&str]| {
+            let mut command = clean(Command::new("rustc"));
+            command.args(arguments).current_dir(dir);
+            child::run(command, &quiet, |_| true).map_err(|e| match e.kind {
+                Kind::Missing => e.hint("install Rust 1.95 or newer and put it into PATH"),
+                _ => e,
+            })
+        };
+        let lines = ask(&["-vV"])?;
+        let field = |name: &str| {
+            lines
+                .iter()
+                .find_map(|l| l.strip_prefix(name)?.strip_prefix(": "))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        Ok(Self {
+            release: field("release"),
+            commit: field("commit-hash"),
+            sysroot: ask(&["--print", "sysroot"])?.concat().into(),
+            version: lines.join("\n"),
+        })
+    }
+
+    /// Makes sure that the library for a target is there.
+    fn has_target(&self, target: &str) -> Result<()> {
+        if self
+            .sysroot
+            .join("lib/rustlib")
+            .join(target)
+            .join("lib")
+            .is_dir()
+        {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Missing,
+            format!("Rust's library for {target} is not installed"),
+        )
+        .hint(format!("rustup target add {target}")))
+    }
+}
+
+/// Takes everything out of a command's environment that could change the result.
+fn clean(mut command: Command) -> Command {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let begins = |list: &[&str]| list.iter().any(|p| text.starts_with(p));
+        if (begins(&WITHHELD_PREFIXES) || WITHHELD.contains(&&*text)) && !begins(&KEPT_PREFIXES) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// How a program is linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub enum Linking {
+    /// With the standard library and a libc, statically.
+    Static,
+    /// With nothing at all: `no_std` and its own `_start`.
+    Bare,
+}
+
+/// Programs of one workspace, ready to be built.
+pub struct Job<'a> {
+    /// The directory of the workspace's Cargo.toml and Cargo.lock.
+    pub workspace: &'a Path,
+    /// Each package with the name of its program.
+    pub programs: &'a [(&'a str, &'a str)],
+    /// For what.
+    pub arch: Arch,
+    /// How they are linked.
+    pub linking: Linking,
+    /// Where cargo keeps what it compiles, from run to run.
+    pub target_dir: PathBuf,
+}
+
+/// What we need of a Cargo.toml.
+#[derive(Deserialize)]
+struct Manifest {
+    package: Option<Package>,
+    #[serde(default)]
+    workspace: Members,
+    #[serde(default)]
+    dependencies: BTreeMap<String, toml::Value>,
+    #[serde(default, rename = "build-dependencies")]
+    build_dependencies: BTreeMap<String, toml::Value>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+}
+
+#[derive(Deserialize, Default)]
+struct Members {
+    #[serde(default)]
+    members: Vec<String>,
+}
+
+/// What we need of a Cargo.lock.
+#[derive(Deserialize)]
+struct Lock {
+    package: Vec<Locked>,
+}
+
+#[derive(Deserialize, serde::Serialize)]
+struct Locked {
+    name: String,
+    version: String,
+    checksum: Option<String>,
+    #[serde(default)]
+    dependencies: Vec<String>,
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).at("reading", path)?;
+    toml::from_str(&text)
+        .map_err(|e| Error::new(Kind::Input, format!("{}: {}", path.display(), e.message())))
+}
+
+impl Job<'_> {
+    /// The directories of the packages' own sources below the workspace, with
+    /// those of the packages they depend on by path.
+    fn source_dirs(&self) -> Result<BTreeSet<PathBuf>> {
+        let root: Manifest = read(&self.workspace.join("Cargo.toml"))?;
+        let mut todo = Vec::new();
+        for member in root
+            .workspace
+            .members
+            .iter()
+            .map(String::as_str)
+            .chain(["."])
+        {
+            let dir = self.workspace.join(member);
+            let manifest: Manifest = match dir.join("Cargo.toml") {
+                // A member that another part of the tree is only beginning with.
+                path if !path.exists() => continue,
+                path => read(&path)?,
+            };
+            if let Some(package) = manifest.package
+                && self.programs.iter().any(|(p, _)| *p == package.name)
+            {
+                todo.push(dir);
+            }
+        }
+        if todo.len() != self.programs.len() {
+            let names: Vec<_> = self.programs.iter().map(|(p, _)| *p).collect();
+            return Err(Error::new(
+                Kind::Input,
+                format!(
+                    "the workspace at {} lacks one of the packages {}",
+                    self.workspace.display(),
+                    names.join(", ")
+                ),
+            ));
+        }
+        let mut dirs = BTreeSet::new();
+        while let Some(dir) = todo.pop() {
+            let dir = dir.canonicalize().at("resolving", &dir)?;
+            if !dirs.insert(dir.clone()) {
+                continue;
+            }
+            let manifest: Manifest = read(&dir.join("Cargo.toml"))?;
+            let all = manifest
+                .dependencies
+                .values()
+                .chain(manifest.build_dependencies.values());
+            todo.extend(
+                all.filter_map(|d| d.get("path")?.as_str())
+                    .map(|path| dir.join(path)),
+            );
+        }
+        Ok(dirs)
+    }
+
+    /// The locked packages that the programs can come to use, whatever the
+    /// features: so a change of the builder's own dependencies doesn't count.
+    fn locked(&self) -> Result<BTreeMap<(String, String), Locked>> {
+        let lock: Lock = read(&self.workspace.join("Cargo.lock"))?;
+        let mut todo: Vec<String> = self.programs.iter().map(|(p, _)| (*p).to_owned()).collect();
+        let mut by_name: BTreeMap<String, Vec<Locked>> = BTreeMap::new();
+        for package in lock.package {
+            by_name
+                .entry(package.name.clone())
+                .or_default()
+                .push(package);
+        }
+        let mut used = BTreeMap::new();
+        while let Some(wanted) = todo.pop() {
+            // `name`, or `name version` where there are several.
+            let mut words = wanted.split(' ');
+            let name = words.next().unwrap_or_default();
+            let version = words.next();
+            let Some(several) = by_name.get_mut(name) else {
+                continue;
+            };
+            let Some(i) = several
+                .iter()
+                .position(|p| version.is_none_or(|v| v == p.version))
+            else {
+                continue;
+            };
+            let package = several.swap_remove(i);
+            todo.extend(package.dependencies.iter().cloned());
+            used.insert((package.name.clone(), package.version.clone()), package);
+        }
+        Ok(used)
+    }
+
+    /// Flags for rustc that shape the result, without the paths of this machine.
+    fn flags(&self) -> Vec<&'static str> {
+        let mut flags = vec!["-Ctarget-feature=+crt-static"];
+        match (self.linking, self.arch) {
+            (Linking::Bare, _) => flags.extend([
+                "-Clinker=rust-lld",
+                "-Clinker-flavor=ld.lld",
+                "-Clink-self-contained=no",
+                "-Crelocation-model=static",
+                "-Clink-arg=-nostdlib",
+                "-Clink-arg=--build-id=none",
+            ]),
+            // Rust's own linker and C library: nothing of the host's goes in.
+            (Linking::Static, Arch::Amd64 | Arch::Arm64) => flags.extend([
+                "-Clinker=rust-lld",
+                "-Clinker-flavor=ld.lld",
+                "-Clink-self-contained=yes",
+                "-Clink-arg=--build-id=none",
+            ]),
+            (Linking::Static, Arch::Armv7) => flags.extend([
+                "-Clinker=arm-linux-gnueabihf-gcc",
+                "-Clink-arg=-Wl,--build-id=none",
+            ]),
+        }
+        flags
+    }
+
+    /// A digest of all that the result depends on.
+    pub fn key(&self, rust: &Toolchain) -> Result<String> {
+        let root = self
+            .workspace
+            .canonicalize()
+            .at("resolving", self.workspace)?;
+        let mut sources = BTreeMap::new();
+        for dir in self.source_dirs()? {
+            let name = dir.strip_prefix(&root).map_err(|_| {
+                Error::new(
+                    Kind::Input,
+                    format!("{} lies outside {}", dir.display(), root.display()),
+                )
+            })?;
+            let mut parts = vec!["Cargo.toml"];
+            parts.extend(
+                ["src", "build.rs"]
+                    .into_iter()
+                    .filter(|p| dir.join(p).exists()),
+            );
+            sources.insert(name.to_owned(), digest::sources(&dir, &parts)?);
+        }
+        let locked: Vec<Locked> = self.locked()?.into_values().collect();
+        let key = serde_json::json!({
+            "format": FORMAT,
+            "rustc": rust.version,
+            "programs": self.programs,
+            "arch": self.arch,
+            "flags": self.flags(),
+            "workspace": digest::sources(&root, &["Cargo.toml"])?,
+            "locked": locked,
+            "sources": sources,
+        });
+        Ok(digest::hex(key.to_string().as_bytes()))
+    }
+
+    /// The programs from the store, built if one isn't there.
+    pub fn build(
+        &self,
+        rust: &Toolchain,
+        store: &Store,
+        progress: &Progress,
+    ) -> Result<Vec<Built>> {
+        let key = self.key(rust)?;
+        let there: Option<Vec<Built>> = self
+            .programs
+            .iter()
+            .map(|(_, program)| store.find(&key, program))
+            .collect();
+        if let Some(there) = there {
+            return Ok(there);
+        }
+        let target = self.arch.rust();
+        rust.has_target(target)?;
+        let names: Vec<_> = self.programs.iter().map(|(_, program)| *program).collect();
+        let names = names.join(", ");
+        let task = progress.task(format!("build {names} for {}", self.arch), None);
+        self.run_cargo(rust, target, task.progress())
+            .map_err(|e| e.within(format_args!("building {names}")))?;
+        let modules = self.modules(rust, target, task.progress())?;
+        if self.key(rust)? != key {
+            return Err(Error::new(
+                Kind::Input,
+                format!("sources of {names} changed while they were being built"),
+            )
+            .hint("run it again"));
+        }
+        let building = store.begin()?;
+        let mut all = Vec::new();
+        for (package, program) in self.programs {
+            let made = self.target_dir.join(target).join("release").join(program);
+            self.check_sources(&made.with_extension("d"))?;
+            let copy = building.path().join(program);
+            std::fs::copy(&made, &copy).at("copying", &made)?;
+            let (version, modules) = modules.get(*package).cloned().unwrap_or_default();
+            let about = (Language::Rust, version, modules);
+            all.push(store.keep(&building, &key, program, self.arch, about)?);
+        }
+        Ok(all)
+    }
+
+    fn run_cargo(&self, rust: &Toolchain, target: &str, progress: &Progress) -> Result<()> {
+        let mut command = clean(Command::new("cargo"));
+        command
+            .current_dir(self.workspace)
+            .args(["build", "--release", "--locked", "--target", target])
+            .arg("--target-dir")
+            .arg(&self.target_dir);
+        for (package, program) in self.programs {
+            command.args(["-p", package, "--bin", program]);
+        }
+        let (rust_flags, c_flags) = self.remapping(rust)?;
+        let flags: Vec<String> = self
+            .flags()
+            .iter()
+            .map(|f| (*f).to_owned())
+            .chain(rust_flags)
+            .collect();
+        let variable = target.replace('-', "_");
+        command
+            // Wins over RUSTFLAGS and over every configuration file.
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            .env("CARGO_INCREMENTAL", "0")
+            .env(format!("CC_{variable}"), self.arch.cc())
+            .env(format!("CFLAGS_{variable}"), c_flags.join(" "));
+        let (started, mut said, mut crates) = (Instant::now(), Instant::now(), 0u32);
+        child::run(command, progress, |line| {
+            let line = line.map(str::trim_start);
+            match line {
+                Some(l) if l.starts_with("Downloaded ") => progress.say(&format!("cargo: {l}")),
+                Some(l) if l.starts_with("Compiling ") => crates += 1,
+                Some(_) => return true,
+                None if said.elapsed() >= SIGN_OF_LIFE => {
+                    said = Instant::now();
+                    progress.say(&format!(
+                        "{target}: {crates} crates in {} s",
+                        started.elapsed().as_secs()
+                    ));
+                }
+                None => {}
+            }
+            false
+        })
+        .map(drop)
+    }
+
+    /// Flags for rustc and for the C compiler that put fixed names in place of
+    /// this machine's directories wherever they'd end up in the program.
+    fn remapping(&self, rust: &Toolchain) -> Result<(Vec<String>, Vec<String>)> {
+        let cargo_home = env::var_os("CARGO_HOME").map_or_else(
+            || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+            PathBuf::from,
+        );
+        std::fs::create_dir_all(&self.target_dir).at("creating", &self.target_dir)?;
+        // The last that fits wins, so what may lie inside another comes later.
+        let (mut rust_flags, mut c_flags) = (Vec::new(), Vec::new());
+        for (dir, name) in [
+            (self.workspace, "/slipway".to_owned()),
+            (&cargo_home, "/cargo".to_owned()),
+            (&rust.sysroot, format!("/rust-{}", rust.release)),
+            // Where the library's own build says that its sources were.
+            (
+                &rust.sysroot.join("lib/rustlib/src/rust"),
+                format!("/rustc/{}", rust.commit),
+            ),
+            (&self.target_dir, "/target".to_owned()),
+        ] {
+            let mut spellings = vec![dir.to_owned()];
+            if let Ok(real) = dir.canonicalize()
+                && real != *dir
+            {
+                spellings.push(real);
+            }
+            for dir in spellings {
+                rust_flags.push(format!("--remap-path-prefix={}={name}", dir.display()));
+                c_flags.push(format!("-ffile-prefix-map={}={name}", dir.display()));
+            }
+        }
+        Ok((rust_flags, c_flags))
+    }
+
+    /// Makes sure that the key covers every source of ours that cargo names in
+    /// its dependency file (`PROGRAM: FILE FILE ...`, spaces as `\ `).
+    fn check_sources(&self, dep_info: &Path) -> Result<()> {
+        let text = std::fs::read_to_string(dep_info).at("reading", dep_info)?;
+        let dirs = self.source_dirs()?;
+        let root = self
+            .workspace
+            .canonicalize()
+            .at("resolving", self.workspace)?;
+        let target = self
+            .target_dir
+            .canonicalize()
+            .at("resolving", &self.target_dir)?;
+        for file in text.replace("\\ ", "\0").split_whitespace() {
+            let file = PathBuf::from(file.trim_end_matches(':').replace('\0', " "));
+            let Ok(file) = file.canonicalize() else {
+                continue;
+            };
+            let covered = dirs.iter().any(|d| {
+                file.starts_with(d.join("src"))
+                    || file == d.join("build.rs")
+                    || file == d.join("Cargo.toml")
+            });
+            if file.starts_with(&root) && !file.starts_with(&target) && !covered {
+                return Err(Error::new(
+                    Kind::Bug,
+                    format!(
+                        "{} goes into a program, and the cache's key doesn't cover it",
+                        file.display()
+                    ),
+                )
+                .hint("keep what a crate includes below its src directory"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Version and crates of each package's program, as resolved for the target
+    /// with its features; build-time and test-only crates aren't in the program.
+    fn modules(
+        &self,
+        rust: &Toolchain,
+        target: &str,
+        progress: &Progress,
+    ) -> Result<BTreeMap<String, (String, Vec<Module>)>> {
+        let mut command = clean(Command::new("cargo"));
+        command.current_dir(self.workspace).args([
+            "metadata",
+            "--format-version=1",
+            "--locked",
+            "--filter-platform",
+            target,
+        ]);
+        let text = child::run(command, progress, |_| true)?.concat();
+        let metadata: Metadata = serde_json::from_str(&text)
+            .map_err(|e| Error::new(Kind::Tool, format!("`cargo metadata` said: {e}")))?;
+        let locked = self.locked()?;
+        let packages: BTreeMap<&str, &MetadataPackage> = metadata
+            .packages
+            .iter()
+            .map(|p| (p.id.as_str(), p))
+            .collect();
+        let nodes: BTreeMap<&str, &MetadataNode> = metadata
+            .resolve
+            .nodes
+            .iter()
+            .map(|n| (n.id.as_str(), n))
+            .collect();
+        let mut all = BTreeMap::new();
+        for (name, _) in self.programs {
+            let Some(own) = metadata
+                .packages
+                .iter()
+                .find(|p| p.name == *name && p.source.is_none())
+            else {
+                continue;
+            };
+            let (mut todo, mut seen) = (vec![own.id.as_str()], BTreeSet::new());
+            while let Some(id) = todo.pop() {
+                if seen.insert(id) {
+                    todo.extend(
+                        nodes
+                            .get(id)
+                            .into_iter()
+                            .flat_map(|n| &n.deps)
+                            .filter_map(|d| {
+                                let normal = d.dep_kinds.iter().any(|k| k.kind.is_none());
+                                normal.then_some(d.pkg.as_str())
+                            }),
+                    );
+                }
+            }
+            let mut modules: Vec<Module> = seen
+                .iter()
+                .filter_map(|id| packages.get(id))
+                .filter(|p| p.source.is_some())
+                .map(|p| Module {
+                    name: p.name.clone(),
+                    version: p.version.clone(),
+                    checksum: locked
+                        .get(&(p.name.clone(), p.version.clone()))
+                        .and_then(|l| l.checksum.clone())
+                        .map(|sum| format!("sha256:{sum}")),
+                    license: p.license.clone(),
+                })
+                .collect();
+            if self.linking == Linking::Static {
+                modules.push(Module {
+                    name: "std".into(),
+                    version: rust.release.clone(),
+                    checksum: None,
+                    license: Some("MIT OR Apache-2.0".into()),
+                });
+            }
+            modules.sort();
+            all.insert((*name).to_owned(), (own.version.clone(), modules));
+        }
+        Ok(all)
+    }
+}
+
+/// What we need of `cargo metadata`.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<MetadataPackage>,
+    resolve: MetadataResolve,
+}
+
+#[derive(Deserialize)]
+struct MetadataPackage {
+    id: String,
+    name: String,
+    version: String,
+    license: Option<String>,
+    source: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct MetadataResolve {
+    nodes: Vec<MetadataNode>,
+}
+
+#[derive(Deserialize)]
+struct MetadataNode {
+    id: String,
+    deps: Vec<MetadataDependency>,
+}
+
+#[derive(Deserialize)]
+struct MetadataDependency {
+    pkg: String,
+    dep_kinds: Vec<MetadataKind>,
+}
+
+#[derive(Deserialize)]
+struct MetadataKind {
+    kind: Option<String>,
+}
