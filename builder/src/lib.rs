@@ -4,9 +4,18 @@
 //! through are the modules below, in the order of the walk.
 
 pub mod atomic;
+pub mod board;
+pub mod debian;
 pub mod error;
 pub mod formats;
 pub mod progress;
+pub mod run;
 pub mod tree;
+pub mod components;
+pub mod digest;
+pub mod inventory;
+pub mod oci;
+pub mod source;
+pub mod time;
 
 pub use error::{Error, Kind, Result};

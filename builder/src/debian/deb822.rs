@@ -87,7 +87,13 @@ mod tests {
 
     #[test]
     fn a_line_without_a_colon_is_named() {
-        assert!(fields("A: 1\nnonsense").last().unwrap().unwrap_err().contains("nonsense"));
+        assert!(
+            fields("A: 1\nnonsense")
+                .last()
+                .unwrap()
+                .unwrap_err()
+                .contains("nonsense")
+        );
         assert!(fields(" begins with a blank: x").next().unwrap().is_err());
     }
 

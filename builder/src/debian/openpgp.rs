@@ -42,8 +42,8 @@ impl Keyring {
                 Error::new(Kind::Input, format!("key file {name} can't be read: {why}"))
                     .hint("export it with `gpg --armor --export`")
             };
-            let (found, _) =
-                SignedPublicKey::from_reader_many(std::io::Cursor::new(bytes)).map_err(|e| bad(&e))?;
+            let (found, _) = SignedPublicKey::from_reader_many(std::io::Cursor::new(bytes))
+                .map_err(|e| bad(&e))?;
             for key in found {
                 keys.push(key.map_err(|e| bad(&e))?);
             }
@@ -68,7 +68,10 @@ impl Keyring {
             )));
         }
         let text = std::str::from_utf8(message).map_err(|_| untrusted("is not text".into()))?;
-        if !text.trim_start().starts_with("-----BEGIN PGP SIGNED MESSAGE-----") {
+        if !text
+            .trim_start()
+            .starts_with("-----BEGIN PGP SIGNED MESSAGE-----")
+        {
             return Err(untrusted("is not signed".into()));
         }
         let (message, _) = CleartextSignedMessage::from_string(text)
@@ -86,12 +89,18 @@ impl Keyring {
             reasons.push("it carries no signature".into());
         }
         reasons.dedup();
-        Err(untrusted(format!("has no good signature: {}", reasons.join("; "))))
+        Err(untrusted(format!(
+            "has no good signature: {}",
+            reasons.join("; ")
+        )))
     }
 
     fn check(&self, signature: &Signature, text: &[u8], now: u64) -> Result<(), String> {
         acceptable(signature, now)?;
-        if !matches!(signature.typ(), Some(SignatureType::Text | SignatureType::Binary)) {
+        if !matches!(
+            signature.typ(),
+            Some(SignatureType::Text | SignatureType::Binary)
+        ) {
             return Err("a signature is not one over a text".into());
         }
         let made = created(signature)?;
@@ -103,12 +112,16 @@ impl Keyring {
                 if !terms.key_flags().sign() {
                     return Err(format!("key {} may not sign", id(primary)));
                 }
-                return signature.verify(primary, text).map_err(|_| altered(primary));
+                return signature
+                    .verify(primary, text)
+                    .map_err(|_| altered(primary));
             }
             for subkey in subkeys.filter(|s| names(signature, &s.key)) {
                 primary_terms(key, made, now)?;
                 subkey_terms(key, subkey, made, now)?;
-                return signature.verify(&subkey.key, text).map_err(|_| altered(&subkey.key));
+                return signature
+                    .verify(&subkey.key, text)
+                    .map_err(|_| altered(&subkey.key));
             }
         }
         let issuer = signature
@@ -159,7 +172,11 @@ fn acceptable(signature: &Signature, now: u64) -> Result<(), String> {
         | HashAlgorithm::Sha512
         | HashAlgorithm::Sha3_256
         | HashAlgorithm::Sha3_512 => {}
-        weak => return Err(format!("a signature uses the hash {weak}, which is too weak")),
+        weak => {
+            return Err(format!(
+                "a signature uses the hash {weak}, which is too weak"
+            ));
+        }
     }
     for subpacket in config.hashed_subpackets() {
         let unknown = matches!(
@@ -174,7 +191,10 @@ fn acceptable(signature: &Signature, now: u64) -> Result<(), String> {
     if made > now + CLOCK_SLACK {
         return Err("a signature was made in the future; check this machine's clock".into());
     }
-    match signature.signature_expiration_time().map(|d| u64::from(d.as_secs())) {
+    match signature
+        .signature_expiration_time()
+        .map(|d| u64::from(d.as_secs()))
+    {
         Some(lasts) if lasts != 0 && made + lasts < now => Err("a signature has expired".into()),
         _ => Ok(()),
     }
@@ -184,14 +204,24 @@ fn acceptable(signature: &Signature, now: u64) -> Result<(), String> {
 fn primary_terms(key: &SignedPublicKey, made: u64, now: u64) -> Result<&Signature, String> {
     let primary = &key.primary_key;
     // A revocation holds whenever it was made: its reason may be theft.
-    if key.details.revocation_signatures.iter().any(|s| s.verify_key(primary).is_ok()) {
+    if key
+        .details
+        .revocation_signatures
+        .iter()
+        .any(|s| s.verify_key(primary).is_ok())
+    {
         return Err(format!("key {} is revoked", id(primary)));
     }
-    let direct = key.details.direct_signatures.iter().filter(|s| {
-        s.typ() == Some(SignatureType::Key) && s.verify_key(primary).is_ok()
-    });
+    let direct = key
+        .details
+        .direct_signatures
+        .iter()
+        .filter(|s| s.typ() == Some(SignatureType::Key) && s.verify_key(primary).is_ok());
     let users = key.details.users.iter().flat_map(|user| {
-        let of = |s: &Signature| s.verify_certification(primary, Tag::UserId, &user.id).is_ok();
+        let of = |s: &Signature| {
+            s.verify_certification(primary, Tag::UserId, &user.id)
+                .is_ok()
+        };
         let revoked = user
             .signatures
             .iter()
@@ -219,7 +249,11 @@ fn subkey_terms(
     let primary = &key.primary_key;
     let bound = |s: &&Signature| s.verify_subkey_binding(primary, &subkey.key).is_ok();
     let of_type = |t: SignatureType| {
-        subkey.signatures.iter().filter(move |s| s.typ() == Some(t)).filter(bound)
+        subkey
+            .signatures
+            .iter()
+            .filter(move |s| s.typ() == Some(t))
+            .filter(bound)
     };
     if of_type(SignatureType::SubkeyRevocation).next().is_some() {
         return Err(format!("subkey {} is revoked", id(&subkey.key)));

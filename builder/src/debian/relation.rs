@@ -136,7 +136,10 @@ fn constraint(text: &str) -> Option<(Operator, &str)> {
 pub(crate) fn is_package_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| {
-            b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b) || b.is_ascii_uppercase()
+            b.is_ascii_lowercase()
+                || b.is_ascii_digit()
+                || b"+-.".contains(&b)
+                || b.is_ascii_uppercase()
         })
 }
 
@@ -152,7 +155,10 @@ mod tests {
         let groups =
             parse("libc6 (>= 2.38), perl:any, a (<<2) | b (= 1:2-3),c ( >> 1~ ) ,").unwrap();
         assert_eq!(groups.len(), 4);
-        assert_eq!(groups[0][0].constraint, Some((Operator::GreaterEqual, "2.38")));
+        assert_eq!(
+            groups[0][0].constraint,
+            Some((Operator::GreaterEqual, "2.38"))
+        );
         assert_eq!(groups[1][0].qualifier, Some("any"));
         assert_eq!(groups[2][1].to_string(), "b (= 1:2-3)");
         assert!(groups[2][0].admits("2~rc1") && !groups[2][0].admits("2"));
@@ -161,7 +167,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_named() {
-        for bad in ["a (1)", "a (>= 1", "a b", "(>= 1)", "a:", "a (>= )", "../x", "é"] {
+        for bad in [
+            "a (1)", "a (>= 1", "a b", "(>= 1)", "a:", "a (>= )", "../x", "é",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

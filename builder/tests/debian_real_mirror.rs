@@ -1,0 +1,40 @@
+//! Against the mirror that the host's apt is set up with. Not run by default:
+//! `cargo test -p slipway --test debian_real_mirror -- --ignored`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use slipway::board::Board;
+use slipway::debian::{self, Mirror};
+use slipway::progress::{Progress, Style};
+
+fn boards() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../board-configs")
+}
+
+#[test]
+#[ignore = "needs a Debian mirror"]
+fn the_x86_64_board_resolves_and_fetches() {
+    let cache = std::env::var_os("SLIPWAY_TEST_CACHE").map_or_else(
+        || tempfile::tempdir().unwrap().keep(),
+        std::path::PathBuf::from,
+    );
+    let progress = Progress::with_style(Style::Lines);
+    let board = Board::load(&boards(), "x86_64").unwrap();
+    let mirror = Mirror::resolve(None).unwrap();
+    let start = Instant::now();
+    let archive = debian::open(&mirror, &board, &cache, false, &progress).unwrap();
+    eprintln!("open: {:?}", start.elapsed());
+    let mut wanted = board.packages.install.clone();
+    wanted.extend([board.kernel.package.clone(), board.boot.package.clone()]);
+    let start = Instant::now();
+    let packages = archive.closure(&wanted, &board.packages.exclude).unwrap();
+    eprintln!("closure: {:?}", start.elapsed());
+    for p in &packages {
+        eprintln!("{:9} {:28} {:28} {:?}", p.size, p.name, p.version, p.depends);
+    }
+    let start = Instant::now();
+    let fetched = debian::fetch(archive.mirror(), &packages, &cache, &progress).unwrap();
+    eprintln!("fetch: {:?}, {} packages", start.elapsed(), fetched.len());
+    assert!(fetched.iter().all(|f| f.path.is_file()));
+}
