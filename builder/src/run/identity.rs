@@ -1,0 +1,162 @@
+//! Who the node will be: its seed with the cluster's CAs, and a kubeconfig that
+//! is valid before the node has booted for the first time.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+use slipway_access::kubeconfig::Kubeconfig;
+use slipway_access::pki::{Cas, CertificateAuthority, Leaf};
+use slipway_images::seed::{CaPair, Seed};
+use slipway_qemu::state::write_private;
+use slipway_qemu::{VmDir, VmName};
+
+use crate::error::{At as _, Error, Kind, Result};
+
+/// The name under which the guest finds its seed.
+pub const FW_CFG_NAME: &str = "opt/slipway/user-data";
+/// The seed in the machine's directory.
+pub const SEED_FILE: &str = "user-data";
+
+/// The CAs are valid from this long before they were made: a node whose clock
+/// is slow must not refuse them.
+const BACKDATED: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+
+/// Makes the seed unless there is one, and a kubeconfig for `api_port` with a
+/// fresh certificate.
+///
+/// # Errors
+/// [`Kind::Input`] if the seed that is there is broken.
+pub fn provide(dir: &VmDir, api_port: u16) -> Result<()> {
+    let path = dir.file(SEED_FILE);
+    let now = SystemTime::now();
+    if !path.exists() {
+        let text = compose(dir.name(), now)?;
+        write_private(&path, text.as_bytes())?;
+    }
+    let ca = cluster_ca(&path)?;
+    let client = ca
+        .issue(&Leaf::client("slipway-admin", Some("system:masters")), now)
+        .map_err(|e| {
+            Error::new(
+                Kind::Bug,
+                format!("making the administrator's certificate: {e}"),
+            )
+        })?;
+    let path = dir.kubeconfig();
+    Kubeconfig {
+        cluster: dir.name().to_string(),
+        user: "admin".into(),
+        server: format!("https://127.0.0.1:{api_port}"),
+        ca_pem: ca.certificate_pem().to_owned(),
+        client,
+    }
+    .write(&path)
+    .at("writing", &path)
+}
+
+/// A seed for a single server. JSON is YAML, and quotes what needs it.
+fn compose(name: &VmName, now: SystemTime) -> Result<String> {
+    let cas = Cas::generate("slipway", now - BACKDATED)
+        .map_err(|e| Error::new(Kind::Bug, format!("making the cluster's CAs: {e}")))?;
+    let pair = |ca: &CertificateAuthority| json!({ "certificate": ca.certificate_pem(), "key": ca.key_pem() });
+    let seed = json!({
+        "hostname": name.as_str(),
+        "slipway": {
+            "cluster": {
+                "name": name.as_str(),
+                "role": "server",
+                "extra-sans": ["127.0.0.1", "localhost"],
+                "ca": {
+                    "cluster": pair(&cas.cluster),
+                    "etcd": pair(&cas.etcd),
+                    "front-proxy": pair(&cas.front_proxy),
+                },
+            },
+        },
+    });
+    Ok(format!("#cloud-config\n{seed:#}\n"))
+}
+
+/// The cluster's CA out of a seed.
+fn cluster_ca(path: &Path) -> Result<CertificateAuthority> {
+    let broken = |why: String| {
+        Error::new(Kind::Input, format!("{}: {why}", path.display()))
+            .hint("`--fresh` makes a new one and starts the machine over, losing its disk")
+    };
+    let text = fs::read_to_string(path).at("reading", path)?;
+    let seed = Seed::parse(&text).map_err(|e| broken(e.to_string()))?.seed;
+    let CaPair { certificate, key } = seed
+        .cluster
+        .ca
+        .ok_or_else(|| broken("the seed has no CAs".into()))?
+        .cluster;
+    CertificateAuthority::from_pem(&certificate, key.reveal()).map_err(|e| broken(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use slipway_access::pki;
+    use slipway_qemu::StateDir;
+
+    use super::*;
+
+    #[test]
+    fn the_kubeconfig_is_signed_by_what_the_node_gets() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = StateDir::new(tmp.path()).vm(&"node1".parse().unwrap());
+        dir.create().unwrap();
+        provide(&dir, 6443).unwrap();
+
+        let text = fs::read_to_string(dir.file(SEED_FILE)).unwrap();
+        let parsed = Seed::parse(&text).unwrap();
+        assert!(parsed.warnings.is_empty(), "{:?}", parsed.warnings);
+        assert_eq!(parsed.seed.hostname.as_deref(), Some("node1"));
+        assert_eq!(parsed.seed.cluster.extra_sans.len(), 2);
+        let cas = parsed.seed.cluster.ca.unwrap();
+        let ca = CertificateAuthority::from_pem(&cas.cluster.certificate, cas.cluster.key.reveal())
+            .unwrap();
+        assert!(ca.info().unwrap().not_before < SystemTime::now() - Duration::from_secs(24 * 3600));
+        CertificateAuthority::from_pem(&cas.etcd.certificate, cas.etcd.key.reveal()).unwrap();
+        CertificateAuthority::from_pem(&cas.front_proxy.certificate, cas.front_proxy.key.reveal())
+            .unwrap();
+
+        let config = Kubeconfig::read(&dir.kubeconfig()).unwrap();
+        assert_eq!(config.server, "https://127.0.0.1:6443");
+        let who = config.client.check(&ca, SystemTime::now()).unwrap();
+        assert_eq!(who.organizations, ["system:masters"]);
+        assert!(pki::inspect(&config.ca_pem).unwrap().is_ca);
+
+        for file in [dir.file(SEED_FILE), dir.kubeconfig()] {
+            let mode = fs::metadata(&file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+        }
+
+        // Another start on another port: the same CAs.
+        provide(&dir, 7000).unwrap();
+        let again = Kubeconfig::read(&dir.kubeconfig()).unwrap();
+        assert_eq!(again.server, "https://127.0.0.1:7000");
+        assert_eq!(again.ca_pem, config.ca_pem);
+    }
+
+    #[test]
+    fn a_broken_seed_is_named_and_never_shown() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = StateDir::new(tmp.path()).vm(&"node1".parse().unwrap());
+        dir.create().unwrap();
+        for text in [
+            "#cloud-config\nhostname: x\n",
+            "no seed",
+            "#cloud-config\nslipway: 5\n",
+        ] {
+            fs::write(dir.file(SEED_FILE), text).unwrap();
+            let error = provide(&dir, 6443).unwrap_err();
+            assert_eq!(error.kind, Kind::Input);
+            assert!(error.message().contains("user-data"), "{error}");
+            assert!(error.advice().unwrap().contains("--fresh"));
+        }
+    }
+}

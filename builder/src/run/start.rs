@@ -1,0 +1,583 @@
+//! `slipway run`: from an image to a running machine.
+
+use std::fmt;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use slipway_qemu::argv::CONSOLE_LOG;
+use slipway_qemu::console::{Follow, Lines};
+use slipway_qemu::disk::{self, Identity};
+use slipway_qemu::machine::{
+    Arch, Boot, Cache, Disk, DiskFormat, DiskSize, Forward, FwCfg, Machine, Mebibytes, Protocol,
+};
+use slipway_qemu::state::{Lock, RECORD_VERSION, Record};
+use slipway_qemu::{Firmware, Vm, VmDir, VmName, accel, host, ports};
+
+use super::{Context, identity, image, watch};
+use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
+
+/// The port of the API server, in the guest and, where free, on the host.
+pub const API_PORT: u16 = 6443;
+/// Below this a node doesn't come up: Kubernetes alone takes half of it.
+const MEMORY_MIN: Mebibytes = Mebibytes(1024);
+const MEMORY_DEFAULT: Mebibytes = Mebibytes(2048);
+const CPUS_DEFAULT: NonZeroU16 = NonZeroU16::MIN.saturating_add(1);
+const DISK_DEFAULT: DiskSize = DiskSize::gib(16);
+
+/// Boot an image in QEMU.
+///
+/// The image is never written to: the machine gets a disk of its own on top of
+/// it, and a second run of the same name boots that disk again. Ctrl-C powers
+/// the machine off as its power button would; a second one pulls the plug.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// A board whose image was built, or an image's path (.img or .img.zst)
+    /// [default: x86_64, or what the named machine was made from].
+    pub image: Option<String>,
+    /// The machine's name, which is also the node's [default: the image's].
+    #[arg(long)]
+    pub name: Option<VmName>,
+    /// Number of processors [default: 2, or as before].
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<NonZeroU16>,
+    /// Memory, as 2048, 2048M or 2G [default: 2G, or as before].
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Mebibytes>,
+    /// Size of a new disk, as 16G; it takes only what is written [default: 16G].
+    #[arg(long, value_name = "SIZE")]
+    pub disk_size: Option<DiskSize>,
+    /// Lead a port of this host's loopback to a port of the machine;
+    /// [ADDRESS:]HOST:GUEST[/udp], host port 0 for any free one. The API's 6443
+    /// is always forwarded.
+    #[arg(long, value_name = "HOST:GUEST")]
+    pub forward: Vec<Forward>,
+    /// Leave the machine running in the background.
+    #[arg(long)]
+    pub detach: bool,
+    /// Run until the node is Ready, or for so many seconds; then power off, or
+    /// with --detach leave the machine running.
+    #[arg(long, value_name = "ready|SECONDS")]
+    pub until: Option<Until>,
+    /// How long `--until ready` may take, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "600")]
+    pub timeout: Option<u64>,
+    /// Start over with a new disk and a new cluster, losing the old; `if-changed`
+    /// only when the image is another one than the disk was made from.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always"
+    )]
+    pub fresh: Option<Fresh>,
+    /// Boot this kernel directly instead of the image's loader (with --initrd
+    /// and --append), for work on the early boot.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM disk for --kernel.
+    #[arg(long, value_name = "FILE", requires = "kernel", hide = true)]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line for --kernel.
+    #[arg(long, value_name = "TEXT", requires = "kernel", hide = true)]
+    pub append: Option<String>,
+    /// Boot with QEMU's BIOS instead of UEFI.
+    #[arg(long, conflicts_with = "kernel", hide = true)]
+    pub bios: bool,
+}
+
+/// When a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The node is Ready.
+    Ready,
+    /// So much time has passed.
+    After(Duration),
+}
+
+impl std::str::FromStr for Until {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "ready" {
+            return Ok(Self::Ready);
+        }
+        text.parse()
+            .map(|seconds| Self::After(Duration::from_secs(seconds)))
+            .map_err(|_| format!("`{text}` is neither `ready` nor a number of seconds"))
+    }
+}
+
+/// When to lose the old disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Fresh {
+    /// In any case.
+    Always,
+    /// If the image isn't the one that the disk was made from.
+    IfChanged,
+}
+
+/// What a started machine is reached by; the result of `slipway run`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Started {
+    /// Its name.
+    pub name: String,
+    /// `running`, `ready` or `stopped`.
+    pub state: &'static str,
+    /// QEMU's process.
+    pub pid: i32,
+    /// `kvm` or `tcg`.
+    pub accelerator: accel::Accelerator,
+    /// The administrator's kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// Where the API is reached from this host.
+    pub api: String,
+    /// Forwarded ports.
+    pub forwards: Vec<Forward>,
+    /// What the console says.
+    pub console_log: PathBuf,
+    /// Seconds from the start until the node was Ready.
+    pub ready_after: Option<f64>,
+}
+
+/// A line for `eval`.
+impl fmt::Display for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "export KUBECONFIG={}", shell_word(&self.kubeconfig))
+    }
+}
+
+/// A path as one word of a shell.
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+/// Runs `slipway run`. Handles Ctrl-C and SIGTERM itself.
+///
+/// # Errors
+/// Those of its steps; [`Kind::Missing`] for QEMU, a port, memory or a machine
+/// that runs already; [`Kind::Timeout`] if the node isn't Ready in time.
+pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result<ExitCode> {
+    // From the first moment: a machine must not be left half-started.
+    let signals = watch::Signals::catch()?;
+    let wanted = Wanted::from(args, context)?;
+    let dir = context.state.vm(&wanted.name);
+    let lock = dir.lock()?;
+    host::emulator(Arch::X86_64)?;
+    refuse_if_running(&dir, args.fresh)?;
+    let mut record = provide_disk(args, &wanted, &dir, &lock, progress)?;
+    let machine = describe(args, context, &dir, &record.machine, progress)?;
+    let api = machine
+        .host_port(API_PORT)
+        .ok_or_else(|| Error::new(Kind::Bug, "the API's port was not forwarded"))?;
+    identity::provide(&dir, api)?;
+
+    let console = Follow::console(dir.path(), true)?;
+    let since = SystemTime::now();
+    let vm = Vm::start(&machine, dir.path())?;
+    record.machine = machine;
+    record.process = Some(vm.process().clone());
+    record.started = seconds(since);
+    dir.write_record(&record)?;
+    drop(lock);
+
+    let started = report(&dir, &record, &vm, api);
+    announce(&started, args, progress);
+    let mut session = watch::Session {
+        dir: &dir,
+        vm,
+        started,
+        since,
+        console,
+        lines: Lines::default(),
+        signals,
+        progress,
+    };
+    session.watch(args)
+}
+
+/// The arguments, as far as they can be checked without touching anything.
+struct Wanted {
+    name: VmName,
+    /// `None`: whatever the machine was made from.
+    image: Option<PathBuf>,
+}
+
+impl Wanted {
+    fn from(args: &RunArgs, context: &Context<'_>) -> Result<Self> {
+        if let Some(memory) = args.memory
+            && memory < MEMORY_MIN
+        {
+            return Err(Error::new(
+                Kind::Missing,
+                format!("{memory} of memory is too little: a node needs at least {MEMORY_MIN}"),
+            )
+            .hint("give it more: --memory 2G"));
+        }
+        let existing = match &args.name {
+            Some(name) => context.state.vm(name).record()?.is_some(),
+            None => false,
+        };
+        let image = match &args.image {
+            Some(given) => Some(image::find(given, &context.images)?),
+            None if existing && args.fresh.is_none() => None,
+            None => Some(image::find(image::DEFAULT_BOARD, &context.images)?),
+        };
+        let name = match (&args.name, &image) {
+            (Some(name), _) => name.clone(),
+            (None, Some(image)) => name_of(image)?,
+            (None, None) => return Err(Error::new(Kind::Bug, "a machine without a name")),
+        };
+        Ok(Self { name, image })
+    }
+}
+
+/// `x86_64.img.zst` makes a machine `x86-64`.
+fn name_of(image: &Path) -> Result<VmName> {
+    let file = image
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_lowercase();
+    let stem = file.trim_end_matches(".zst").trim_end_matches(".img");
+    let name: String = stem
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    name.trim_matches('-')
+        .parse()
+        .map_err(|e| Error::from(e).hint("give the machine a name: --name NAME"))
+}
+
+fn refuse_if_running(dir: &VmDir, fresh: Option<Fresh>) -> Result<()> {
+    let record = match dir.record() {
+        Ok(record) => record,
+        // It can't be known to run, and is to be removed.
+        Err(_) if fresh == Some(Fresh::Always) => None,
+        Err(e) => return Err(e.into()),
+    };
+    let Some(process) = record.and_then(|r| r.process) else {
+        return Ok(());
+    };
+    if process.is_alive()? {
+        return Err(slipway_qemu::Error::AlreadyRunning {
+            name: dir.name().to_string(),
+            pid: process.pid,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// The machine's disk as it was left, or a new one.
+fn provide_disk(
+    args: &RunArgs,
+    wanted: &Wanted,
+    dir: &VmDir,
+    lock: &Lock,
+    progress: &Progress,
+) -> Result<Record> {
+    if args.fresh == Some(Fresh::Always) {
+        dir.remove(lock)?;
+    }
+    if let Some(record) = dir.record()? {
+        match usable(&record, wanted.image.as_deref(), dir) {
+            Ok(()) => {
+                refuse_other_size(args, dir)?;
+                return Ok(record);
+            }
+            Err(error) if args.fresh == Some(Fresh::IfChanged) => {
+                progress.say(&format!("{}: a new disk", error.message()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    // Also what a start that was broken off left behind.
+    dir.remove(lock)?;
+    let image = wanted
+        .image
+        .as_deref()
+        .ok_or_else(|| Error::new(Kind::Bug, "a new machine without an image"))?;
+    dir.create()?;
+    let identity = Identity::of(image)?;
+    let base = image::provide_base(image, dir, progress)?;
+    disk::create_overlay(
+        &base,
+        DiskFormat::Raw,
+        &dir.overlay(),
+        args.disk_size.unwrap_or(DISK_DEFAULT),
+    )?;
+    let now = seconds(SystemTime::now());
+    let mut machine = Machine::new(
+        dir.name().clone(),
+        Arch::X86_64,
+        accel::Accelerator::Tcg,
+        Boot::Builtin,
+    );
+    machine.cpus = CPUS_DEFAULT;
+    machine.memory = MEMORY_DEFAULT;
+    Ok(Record {
+        version: RECORD_VERSION,
+        machine,
+        image: image.to_owned(),
+        image_identity: identity,
+        process: None,
+        created: now,
+        started: now,
+    })
+}
+
+/// Whether the disk that is there may be booted when `image` is asked for.
+fn usable(record: &Record, image: Option<&Path>, dir: &VmDir) -> Result<()> {
+    let name = dir.name();
+    let over = |why: String| {
+        Err(Error::new(Kind::Input, why).hint(format!(
+            "`--fresh` starts over with the new image, losing the disk; `slipway run --name {name}` boots the old disk; another --name keeps both"
+        )))
+    };
+    match image {
+        Some(image) if Identity::of(image)? != record.image_identity => over(format!(
+            "the disk of `{name}` was made from an earlier or other image than {}",
+            image.display()
+        )),
+        // Its own link or copy: nobody replaces that.
+        None if image::has_base(dir) => Ok(()),
+        None if Identity::of(&record.image).ok().as_ref() != Some(&record.image_identity) => {
+            Err(Error::new(
+                Kind::Input,
+                format!(
+                    "the image under the disk of `{name}`, {}, has changed or gone",
+                    record.image.display()
+                ),
+            )
+            .hint("put the same image back, or start over: --fresh"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refuse_other_size(args: &RunArgs, dir: &VmDir) -> Result<()> {
+    let Some(wanted) = args.disk_size else {
+        return Ok(());
+    };
+    let there = disk::virtual_size(&dir.overlay())?;
+    if there == wanted.bytes() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Usage,
+        format!(
+            "the disk of `{}` exists and has {} MiB",
+            dir.name(),
+            there >> 20
+        ),
+    )
+    .hint("leave --disk-size out, or start over: --fresh"))
+}
+
+/// The machine as it shall run now: as it ran before where nothing else is said.
+fn describe(
+    args: &RunArgs,
+    context: &Context<'_>,
+    dir: &VmDir,
+    before: &Machine,
+    progress: &Progress,
+) -> Result<Machine> {
+    let arch = before.arch;
+    let mut machine = before.clone();
+    machine.cpus = args.cpus.unwrap_or(before.cpus);
+    machine.memory = args.memory.unwrap_or(before.memory);
+    host::check_memory(machine.memory, host::memory_available()?)?;
+    machine.network = Some(settle_forwards(args, context, before)?);
+
+    let choice = {
+        let _task = progress.task("looking whether KVM works", None);
+        accel::choose(arch, Some(&context.state.path().join("accelerator.json")))?
+    };
+    if choice.accelerator == accel::Accelerator::Tcg {
+        progress.say(&format!("emulating the processor: {}", choice.reason));
+    }
+    machine.accelerator = choice.accelerator;
+    machine.boot = boot(args, context, arch, dir)?;
+    machine.disks = vec![Disk {
+        path: "overlay.qcow2".into(),
+        format: DiskFormat::Qcow2,
+        cache: Cache::Writeback,
+        read_only: false,
+    }];
+    machine.fw_cfg = vec![FwCfg {
+        name: identity::FW_CFG_NAME.into(),
+        path: identity::SEED_FILE.into(),
+    }];
+    machine.watchdog = true;
+    Ok(machine)
+}
+
+fn boot(args: &RunArgs, context: &Context<'_>, arch: Arch, dir: &VmDir) -> Result<Boot> {
+    if let Some(kernel) = &args.kernel {
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(|e| Error::io("resolving", path, &e));
+        return Ok(Boot::Kernel {
+            kernel: absolute(kernel)?,
+            initrd: args.initrd.as_deref().map(absolute).transpose()?,
+            cmdline: args.append.clone().unwrap_or_default(),
+        });
+    }
+    if args.bios {
+        return Ok(Boot::Builtin);
+    }
+    let firmware = match Firmware::find(arch, &[]) {
+        Ok(firmware) => firmware,
+        Err(slipway_qemu::Error::FirmwareMissing { .. }) => {
+            let fetched = (context.fetch_firmware)()?;
+            Firmware::find(arch, &[fetched])?
+        }
+        Err(e) => return Err(e.into()),
+    };
+    firmware.provide_vars(&dir.file("vars.fd"))?;
+    Ok(Boot::Firmware {
+        code: firmware.code,
+        vars: "vars.fd".into(),
+    })
+}
+
+/// The forwards asked for, else those of the last run, and one for the API: the
+/// port it had last, else 6443, else any.
+fn settle_forwards(
+    args: &RunArgs,
+    context: &Context<'_>,
+    before: &Machine,
+) -> Result<Vec<Forward>> {
+    let is_api = |f: &Forward| f.protocol == Protocol::Tcp && f.guest.get() == API_PORT;
+    let remembered = before.network.as_deref().unwrap_or_default();
+    let mut forwards: Vec<Forward> = if args.forward.is_empty() {
+        remembered.iter().filter(|f| !is_api(f)).copied().collect()
+    } else {
+        args.forward.clone()
+    };
+    if !forwards.iter().any(is_api) {
+        let taken: Vec<u16> = forwards.iter().map(|f| f.host).collect();
+        let usable = |port: &u16| {
+            !taken.contains(port)
+                && ports::is_free(Protocol::Tcp, std::net::Ipv4Addr::LOCALHOST, *port)
+        };
+        let port = remembered
+            .iter()
+            .find(|f| is_api(f))
+            .map(|f| f.host)
+            .filter(usable)
+            .or_else(|| Some(API_PORT).filter(usable))
+            .unwrap_or(0);
+        let guest = NonZeroU16::new(API_PORT).unwrap_or(NonZeroU16::MIN);
+        forwards.push(Forward::tcp(port, guest));
+    }
+    ports::settle(&mut forwards).map_err(|e| name_the_holder(e, context))?;
+    Ok(forwards)
+}
+
+/// If another machine of ours has the port, says which.
+fn name_the_holder(error: slipway_qemu::Error, context: &Context<'_>) -> Error {
+    let slipway_qemu::Error::PortInUse { port, .. } = error else {
+        return error.into();
+    };
+    let holder = context
+        .state
+        .list()
+        .unwrap_or_default()
+        .into_iter()
+        .find(|dir| {
+            dir.record().ok().flatten().is_some_and(|record| {
+                record
+                    .machine
+                    .network
+                    .iter()
+                    .flatten()
+                    .any(|f| f.host == port)
+                    && record
+                        .process
+                        .is_some_and(|p| p.is_alive().unwrap_or(false))
+            })
+        });
+    let error = Error::from(error);
+    match holder {
+        Some(dir) => error.hint(format!(
+            "virtual machine `{0}` forwards it: `slipway stop {0}`, or forward another host port",
+            dir.name()
+        )),
+        None => error,
+    }
+}
+
+fn report(dir: &VmDir, record: &Record, vm: &Vm, api: u16) -> Started {
+    Started {
+        name: dir.name().to_string(),
+        state: "running",
+        pid: vm.process().pid,
+        accelerator: record.machine.accelerator,
+        kubeconfig: dir.kubeconfig(),
+        api: format!("https://127.0.0.1:{api}"),
+        forwards: record.machine.network.clone().unwrap_or_default(),
+        console_log: dir.file(CONSOLE_LOG),
+        ready_after: None,
+    }
+}
+
+fn announce(started: &Started, args: &RunArgs, progress: &Progress) {
+    let forwards: Vec<String> = started.forwards.iter().map(Forward::to_string).collect();
+    progress.say(&format!(
+        "`{}` is starting (process {}, {})",
+        started.name,
+        started.pid,
+        forwards.join(", ")
+    ));
+    progress.say(&format!("kubeconfig: {}", started.kubeconfig.display()));
+    if !args.detach {
+        progress.say("Ctrl-C powers it off; a second Ctrl-C pulls the plug");
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_named_after_its_image() {
+        let name = |path: &str| name_of(Path::new(path)).map(|n| n.to_string());
+        assert_eq!(name("/x/x86_64.img").unwrap(), "x86-64");
+        assert_eq!(name("My Image.img.zst").unwrap(), "my-image");
+        let error = name("/x/___.img").unwrap_err();
+        assert!(error.advice().unwrap().contains("--name"), "{error}");
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_the_shell() {
+        assert_eq!(shell_word(Path::new("/home/a/k")), "/home/a/k");
+        assert_eq!(shell_word(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
+
+    #[test]
+    fn until_is_ready_or_a_time() {
+        assert_eq!("ready".parse::<Until>().unwrap(), Until::Ready);
+        assert_eq!(
+            "90".parse::<Until>().unwrap(),
+            Until::After(Duration::from_secs(90))
+        );
+        assert!("soon".parse::<Until>().unwrap_err().contains("`soon`"));
+    }
+}
