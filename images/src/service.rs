@@ -11,6 +11,7 @@
 //! | `restart-delay-max` | `"1m"` | where the doubling ends |
 //! | `start-timeout` | `"5m"` | from start to ready; then it is restarted |
 //! | `stop-timeout` | `"20s"` | from SIGTERM to SIGKILL |
+//! | `kill-mode` | `"group"` | `"process"`: children outlive a restart (pods' shims) |
 //! | `watchdog` | none | longest time between two `WATCHDOG=1`, once ready |
 //! | `oom-score-adj` | `0` | -1000 to 1000 |
 //! | `memory-high`, `memory-max` | none | cgroup v2 limits, such as `"512M"` |
@@ -50,17 +51,32 @@ pub struct Service {
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
     /// Pause before the first restart.
-    #[serde(default = "Service::default_restart_delay", deserialize_with = "duration")]
+    #[serde(
+        default = "Service::default_restart_delay",
+        deserialize_with = "duration"
+    )]
     pub restart_delay: Duration,
     /// Longest pause before a restart.
-    #[serde(default = "Service::default_restart_delay_max", deserialize_with = "duration")]
+    #[serde(
+        default = "Service::default_restart_delay_max",
+        deserialize_with = "duration"
+    )]
     pub restart_delay_max: Duration,
     /// Longest time from start to ready.
-    #[serde(default = "Service::default_start_timeout", deserialize_with = "duration")]
+    #[serde(
+        default = "Service::default_start_timeout",
+        deserialize_with = "duration"
+    )]
     pub start_timeout: Duration,
     /// Longest time from SIGTERM to SIGKILL.
-    #[serde(default = "Service::default_stop_timeout", deserialize_with = "duration")]
+    #[serde(
+        default = "Service::default_stop_timeout",
+        deserialize_with = "duration"
+    )]
     pub stop_timeout: Duration,
+    /// What is killed when it has ended.
+    #[serde(default)]
+    pub kill_mode: KillMode,
     /// Longest time between two `WATCHDOG=1`.
     #[serde(default, deserialize_with = "some_duration")]
     pub watchdog: Option<Duration>,
@@ -86,6 +102,17 @@ pub enum Ready {
     Started,
     /// A unix socket at this path accepts connections.
     Socket(PathBuf),
+}
+
+/// What is killed before a service is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KillMode {
+    /// Everything left in its cgroup.
+    #[default]
+    Group,
+    /// Nothing: its children live on.
+    Process,
 }
 
 /// What is wrong with a service's file.
@@ -126,7 +153,9 @@ impl Service {
         service.name = name.to_owned();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || !name.chars().all(plain) {
-            return Err(error("its name may hold letters, digits, - and _ only".into()));
+            return Err(error(
+                "its name may hold letters, digits, - and _ only".into(),
+            ));
         }
         if CONDITIONS.contains(&name) {
             return Err(error("this name is a condition of init".into()));
@@ -136,17 +165,22 @@ impl Service {
             _ => return Err(error("`command` needs an absolute path first".into())),
         }
         let has_nul = service.command.iter().any(|s| s.contains('\0'))
-            || service.environment.iter().any(|(k, v)| {
-                k.is_empty() || k.contains(['=', '\0']) || v.contains('\0')
-            });
+            || service
+                .environment
+                .iter()
+                .any(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0'));
         if has_nul {
-            return Err(error("`command` or `environment` holds a name or value the kernel refuses".into()));
+            return Err(error(
+                "`command` or `environment` holds a name or value the kernel refuses".into(),
+            ));
         }
         if service.after.iter().any(|a| a == name) {
             return Err(error("`after` names the service itself".into()));
         }
         if !(-1000..=1000).contains(&service.oom_score_adj) {
-            return Err(error("`oom-score-adj` must be between -1000 and 1000".into()));
+            return Err(error(
+                "`oom-score-adj` must be between -1000 and 1000".into(),
+            ));
         }
         if service.restart_delay > service.restart_delay_max {
             service.restart_delay_max = service.restart_delay;
@@ -200,7 +234,9 @@ pub fn start_order(services: Vec<Service>) -> Result<Vec<Service>, ServiceError>
 /// A sentence saying what is expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = || format!("`{text}` is no duration; write a whole number and ms, s, m or h");
-    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(expected)?;
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or_else(expected)?;
     let (number, unit) = text.split_at(split);
     let number: u64 = number.parse().map_err(|_| expected())?;
     let millis = match unit {
@@ -237,7 +273,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn service(name: &str, after: &[&str]) -> Service {
-        let after = after.iter().map(|a| format!("{a:?}")).collect::<Vec<_>>().join(",");
+        let after = after
+            .iter()
+            .map(|a| format!("{a:?}"))
+            .collect::<Vec<_>>()
+            .join(",");
         Service::parse(
             name,
             &format!("description = \"d\"\ncommand = [\"/bin/true\"]\nafter = [{after}]"),
@@ -263,7 +303,10 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!(s.ready, Ready::Socket("/run/containerd/containerd.sock".into()));
+        assert_eq!(
+            s.ready,
+            Ready::Socket("/run/containerd/containerd.sock".into())
+        );
         assert_eq!(s.restart_delay, Duration::from_millis(250));
         assert_eq!(s.restart_delay_max, Duration::from_secs(60));
         assert_eq!(s.stop_timeout, Duration::from_secs(120));
@@ -299,10 +342,18 @@ mod tests {
             ("after = [\"x\"]", "itself"),
             ("environment = { \"a=b\" = \"c\" }", "refuses"),
         ] {
-            let error = Service::parse("x", &format!("{ok}{extra}")).unwrap_err().to_string();
-            assert!(error.starts_with("service x: ") && error.contains(part), "{error}");
+            let error = Service::parse("x", &format!("{ok}{extra}"))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with("service x: ") && error.contains(part),
+                "{error}"
+            );
         }
-        for text in ["description = \"d\"\ncommand = []", "description = \"d\"\ncommand = [\"true\"]"] {
+        for text in [
+            "description = \"d\"\ncommand = []",
+            "description = \"d\"\ncommand = [\"true\"]",
+        ] {
             assert!(Service::parse("x", text).is_err());
         }
         assert!(Service::parse("../x", ok).is_err());
@@ -312,8 +363,16 @@ mod tests {
     #[test]
     fn order_unknown_and_circle() {
         let order = start_order(vec![service("a", &["b", "network"]), service("b", &[])]).unwrap();
-        assert_eq!(order.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
-        assert!(start_order(vec![service("a", &["z"])]).unwrap_err().reason.contains("`z`"));
+        assert_eq!(
+            order.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(),
+            ["b", "a"]
+        );
+        assert!(
+            start_order(vec![service("a", &["z"])])
+                .unwrap_err()
+                .reason
+                .contains("`z`")
+        );
         let circle = start_order(vec![service("a", &["b"]), service("b", &["a"])]);
         assert!(circle.unwrap_err().reason.contains("circle"));
     }

@@ -1,0 +1,417 @@
+//! The initrd: from the kernel's first process to the root's.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use serde::{Deserialize, Serialize};
+use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
+use uuid::Uuid;
+
+use crate::ext4::{SUPERBLOCK_OFFSET, Superblock};
+use crate::modules::Modules;
+use crate::phase::{self, Context, Deadline, End, Failure, Outcome, Phase};
+use crate::uevent::{Plugged, UeventSocket, modaliases};
+use crate::{clock, files, grow, mounts, say, sys};
+
+/// What the initrd hands to the root.
+pub const BOOT_FILE: &str = "/run/slipway/boot.json";
+const NEW_ROOT: &str = "/sysroot";
+/// How long to wait for the disk that holds the root.
+const ROOT_WAIT: Duration = Duration::from_secs(90);
+
+/// What the initrd knows and the root needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// The disk's device, such as `/dev/vda`.
+    pub disk: PathBuf,
+    /// The mounted root's partition.
+    pub root: PathBuf,
+    /// The data partition; none on a disk that was left alone.
+    pub data: Option<PathBuf>,
+    /// Whether its filesystem has still to be made.
+    pub data_unfinished: bool,
+    /// Why the disk was left alone.
+    pub disk_problem: Option<String>,
+}
+
+/// What `root=` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootWish {
+    /// The ext4 filesystem with this UUID in a partition of the root type.
+    Uuid(Uuid),
+    /// This device as it is, without a look at the partition table: for experiments.
+    Device(PathBuf),
+}
+
+/// Reads `root=` from a kernel command line.
+///
+/// # Errors
+/// A sentence when it is missing or not understood.
+pub fn root_wish(cmdline: &str) -> Result<RootWish, Failure> {
+    let wish = cmdline
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix("root="))
+        .next_back();
+    match wish {
+        None => Err(Failure(
+            "the kernel command line has no root=UUID=...".into(),
+        )),
+        Some(wish) => match wish.strip_prefix("UUID=") {
+            Some(text) => Uuid::parse_str(text)
+                .map(RootWish::Uuid)
+                .context(format_args!("root={wish}")),
+            None if wish.starts_with("/dev/") => Ok(RootWish::Device(wish.into())),
+            None => Err(Failure(format!(
+                "root={wish} is not understood; use root=UUID=..."
+            ))),
+        },
+    }
+}
+
+struct Initrd {
+    modules: Option<Modules>,
+    events: Option<UeventSocket>,
+    disk: Option<(String, PathBuf)>,
+    boot: Boot,
+    wish: Option<RootWish>,
+}
+
+const PHASES: &[Phase<Initrd>] = &[
+    Phase::new("mounts", early_mounts).essential(),
+    Phase::new("clock", early_clock),
+    Phase::new("drivers", drivers).essential(),
+    Phase::new("disk", find_disk)
+        .retry(2, Duration::from_secs(1))
+        .deadline(ROOT_WAIT.saturating_add(Duration::from_secs(30)))
+        .essential(),
+    Phase::new("partitions", partitions).deadline(Duration::from_secs(60)),
+    Phase::new("root", mount_root)
+        .retry(5, Duration::from_secs(1))
+        .deadline(Duration::from_secs(60))
+        .essential(),
+];
+
+/// Runs the initrd; on success this process becomes the root's PID 1.
+pub fn main(deadline: &Deadline) -> End {
+    let mut context = Initrd {
+        modules: None,
+        events: None,
+        disk: None,
+        boot: Boot::default(),
+        wish: None,
+    };
+    let end = phase::run(PHASES, &mut context, deadline);
+    if let End::Reboot { .. } = end {
+        return end;
+    }
+    match switch_root(&context.boot) {
+        Ok(never) => never,
+        Err(failure) => {
+            say!("switching to the root failed: {failure}");
+            End::Reboot {
+                phase: "switch to root",
+            }
+        }
+    }
+}
+
+fn early_mounts(_: &mut Initrd) -> Outcome {
+    mounts::mount_all(mounts::EARLY)?;
+    mounts::quiet_kernel_console();
+    fs::create_dir_all("/run/slipway").context("/run/slipway")?;
+    Ok(String::new())
+}
+
+fn early_clock(_: &mut Initrd) -> Outcome {
+    let info = ImageInfo::read(Path::new(IMAGE_INFO_PATH))?;
+    clock::not_earlier_than(info.built)
+}
+
+fn drivers(context: &mut Initrd) -> Outcome {
+    // Before the walk, so that what appears meanwhile is not missed.
+    let events = UeventSocket::open().context("listening for devices")?;
+    let mut modules = Modules::of_running_kernel()?;
+    let mut plugged = Plugged::default();
+    let aliases = modaliases(Path::new("/sys"));
+    plugged.load(&mut modules, aliases.iter().map(String::as_str));
+    // The root's filesystem has no device that would ask for it.
+    for name in ["ext4", "crc32c"] {
+        match modules.load(name) {
+            Ok(n) => plugged.loaded += n,
+            Err(error) if name == "ext4" => say!("{error}"),
+            Err(_) => {}
+        }
+    }
+    context.events = Some(events);
+    context.modules = Some(modules);
+    let note = format!("{} modules", plugged.loaded);
+    for failure in plugged.failures {
+        say!("{failure}");
+    }
+    Ok(note)
+}
+
+/// Waits for the disk that holds the root, loading drivers for what the kernel announces.
+fn find_disk(context: &mut Initrd) -> Outcome {
+    let cmdline = files::read_trimmed("/proc/cmdline").context("/proc/cmdline")?;
+    let wish = root_wish(&cmdline)?;
+    context.wish = Some(wish.clone());
+    let until = Instant::now() + ROOT_WAIT;
+    let mut shown = false;
+    loop {
+        match &wish {
+            RootWish::Uuid(uuid) => {
+                if let Some((disk, root_number)) = search(uuid) {
+                    let note = format!("{disk}, root is partition {root_number}");
+                    context.boot.disk = Path::new("/dev").join(&disk);
+                    context.disk = Some((disk, PathBuf::from(root_number.to_string())));
+                    return Ok(note);
+                }
+            }
+            RootWish::Device(path) if path.exists() => {
+                context.boot.root = path.clone();
+                return Ok(path.display().to_string());
+            }
+            RootWish::Device(_) => {}
+        }
+        if Instant::now() >= until {
+            return Err(Failure(format!(
+                "no disk holds the root ({wish:?}) after {} s; disks seen: {}. \
+                 Is the disk connected, and a driver for it in the image?",
+                ROOT_WAIT.as_secs(),
+                disks().join(" ")
+            )));
+        }
+        let waited = wait_for_device(context, Duration::from_secs(1))?;
+        if !waited && !shown {
+            say!("waiting for the disk that holds the root");
+            shown = true;
+        }
+    }
+}
+
+/// Takes events until a block device appears or the time is up.
+fn wait_for_device(context: &mut Initrd, limit: Duration) -> Result<bool, Failure> {
+    let until = Instant::now() + limit;
+    let (Some(events), Some(modules)) = (&context.events, &mut context.modules) else {
+        return Err(Failure("the drivers phase has not run".into()));
+    };
+    let mut plugged = Plugged::default();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match events.next(left) {
+            Ok(None) => return Ok(false),
+            Ok(Some(event)) => {
+                if let (Some(alias), "add") = (event.get("MODALIAS"), event.action.as_str()) {
+                    plugged.load(modules, [alias]);
+                }
+                if event.get("SUBSYSTEM") == Some("block") {
+                    return Ok(true);
+                }
+            }
+            Err(_) => {
+                // Events were lost: look at everything again.
+                let aliases = modaliases(Path::new("/sys"));
+                plugged.load(modules, aliases.iter().map(String::as_str));
+                return Ok(true);
+            }
+        }
+    }
+}
+
+/// Names of whole disks.
+fn disks() -> Vec<String> {
+    let class = Path::new("/sys/class/block");
+    let virtual_ = ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
+    files::names(class)
+        .into_iter()
+        .filter(|n| !class.join(n).join("partition").exists())
+        .filter(|n| !virtual_.iter().any(|v| n.starts_with(v)))
+        .collect()
+}
+
+/// Looks through all disks for a partition of the root type that holds the filesystem.
+fn search(uuid: &Uuid) -> Option<(String, usize)> {
+    disks().into_iter().find_map(|name| {
+        // A disk without medium or a foreign one is no failure here.
+        let mut disk = File::open(Path::new("/dev").join(&name)).ok()?;
+        let table = grow::read_table(&mut disk).ok()?.table;
+        let number = table.partitions.iter().position(|p| {
+            grow::is_root_type(&p.type_guid)
+                && Superblock::read_at(
+                    &mut disk,
+                    p.offset().get().saturating_add(SUPERBLOCK_OFFSET),
+                )
+                .is_ok_and(|sb| sb.is_some_and(|sb| sb.uuid == *uuid))
+        })?;
+        Some((name, number + 1))
+    })
+}
+
+/// The device of a disk's partition, by its number.
+fn partition_device(disk: &str, number: usize) -> Option<PathBuf> {
+    let base = Path::new("/sys/class/block").join(disk);
+    files::names(&base).into_iter().find_map(|name| {
+        let found = files::read_trimmed(base.join(&name).join("partition")).ok()?;
+        (found == number.to_string()).then(|| Path::new("/dev").join(name))
+    })
+}
+
+fn partitions(context: &mut Initrd) -> Outcome {
+    let Some((disk, _)) = context.disk.clone() else {
+        return Ok("left alone".into());
+    };
+    let path = context.boot.disk.clone();
+    let result = bring_to_layout(&disk, &path);
+    match result {
+        Ok((grown, note)) => {
+            if let Some(number) = grown.table.number(slipway_images::layout::DATA) {
+                context.boot.data = partition_device(&disk, number);
+            }
+            context.boot.data_unfinished = grown.data_unfinished;
+            Ok(note)
+        }
+        Err(failure) => {
+            context.boot.disk_problem = Some(failure.0.clone());
+            Err(failure)
+        }
+    }
+}
+
+fn bring_to_layout(disk: &str, path: &Path) -> Result<(grow::Grown, String), Failure> {
+    let sectors = format!("/sys/class/block/{disk}/queue/logical_block_size");
+    let size = files::read_trimmed(sectors).unwrap_or_default();
+    if size != "512" {
+        return Err(Failure(format!(
+            "{disk} has sectors of {size} bytes, images are made for 512"
+        )));
+    }
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .context(format_args!("opening {}", path.display()))?;
+    let random: [u8; 16] = files::random().context("/dev/urandom")?;
+    let grown = grow::grow(&mut file, &random)?;
+    let count = grown.table.partitions.len();
+    let known = (1..=count).all(|n| partition_device(disk, n).is_some());
+    if grown.changed || !known {
+        let mut tries = 0;
+        // The kernel may still be reading the table after the disk has appeared.
+        while let Err(error) = sys::reread_partition_table(&file) {
+            tries += 1;
+            if tries == 20 {
+                return Err(Failure(format!(
+                    "reading the table of {disk} again: {error}"
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let note = grown.note.clone();
+    Ok((grown, note))
+}
+
+fn mount_root(context: &mut Initrd) -> Outcome {
+    if let Some((disk, number)) = &context.disk {
+        let number = number.to_string_lossy().parse().unwrap_or(0);
+        context.boot.root = partition_device(disk, number)
+            .ok_or_else(|| Failure(format!("the kernel shows no partition {number} of {disk}")))?;
+    }
+    let root = &context.boot.root;
+    fs::create_dir_all(NEW_ROOT).context(NEW_ROOT)?;
+    mount(
+        Some(root.as_path()),
+        NEW_ROOT,
+        Some("ext4"),
+        MsFlags::MS_RDONLY,
+        None::<&str>,
+    )
+    .context(format_args!("mounting {}", root.display()))?;
+    Ok(root.display().to_string())
+}
+
+/// Moves the mounts over and becomes the root's init.
+fn switch_root(boot: &Boot) -> Result<End, Failure> {
+    let text = serde_json::to_vec(boot)?;
+    fs::write(BOOT_FILE, text).context(BOOT_FILE)?;
+    crate::log::flush(Duration::from_millis(200));
+    for m in mounts::EARLY {
+        let target = format!("{NEW_ROOT}{}", m.target);
+        mount(
+            Some(m.target),
+            target.as_str(),
+            None::<&str>,
+            MsFlags::MS_MOVE,
+            None::<&str>,
+        )
+        .context(format_args!("moving {}", m.target))?;
+    }
+    // The initrd's files are memory that nobody could free later.
+    empty_initramfs(Path::new("/"));
+    nix::unistd::chdir(NEW_ROOT).context(NEW_ROOT)?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+        .context("moving the root")?;
+    nix::unistd::chroot(".").context("chroot")?;
+    nix::unistd::chdir("/").context("chdir")?;
+    let error = Command::new("/sbin/init").exec();
+    Err(Failure(format!("/sbin/init: {error}")))
+}
+
+/// Deletes what lies on the initramfs itself, without following mounts.
+fn empty_initramfs(directory: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(own) = fs::symlink_metadata(directory) else {
+        return;
+    };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(found) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if found.dev() != own.dev() || path.as_os_str().as_bytes() == NEW_ROOT.as_bytes() {
+            continue;
+        }
+        if found.is_dir() {
+            empty_initramfs(&path);
+            // Not empty when something is mounted in it.
+            drop(fs::remove_dir(&path));
+        } else {
+            drop(fs::remove_file(&path));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn wishes() {
+        let uuid = "0d3ff44e-23ad-4cd1-8c6a-33f2f3e6d2b4";
+        assert_eq!(
+            root_wish(&format!("quiet root=UUID={uuid} console=ttyS0")).unwrap(),
+            RootWish::Uuid(Uuid::parse_str(uuid).unwrap())
+        );
+        assert_eq!(
+            root_wish("root=/dev/vda2").unwrap(),
+            RootWish::Device("/dev/vda2".into())
+        );
+        assert!(root_wish("quiet").unwrap_err().0.contains("root=UUID"));
+        assert!(root_wish("root=LABEL=x").is_err());
+        assert!(root_wish("root=UUID=xyz").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "\\PC*") {
+            drop(root_wish(&text));
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! PID 1 of a Slipway node, for the initrd and the root.
+//!
+//! The way of a boot: [`initrd`] loads drivers, makes the disk whole, mounts the root and
+//! becomes its PID 1; there [`pid1`] runs the main loop while the phases of [`root`] bring
+//! the node up; then the [`supervisor`] runs services until [`shutdown`].
+
+pub mod applet;
+pub mod clock;
+pub mod data;
+pub mod ext4;
+pub mod files;
+pub mod grow;
+pub mod initrd;
+pub mod log;
+pub mod mailbox;
+pub mod modules;
+pub mod mounts;
+pub mod net;
+pub mod node;
+pub mod phase;
+pub mod pid1;
+pub mod power;
+pub mod reaper;
+pub mod root;
+pub mod seed;
+pub mod shutdown;
+pub mod sntp;
+pub mod supervisor;
+pub mod sys;
+pub mod uevent;
+pub mod watchdog;
+
+/// Ends the life of a result whose failure changes nothing; a comment at the call says why.
+/// (`drop` is refused for results that are `Copy`.)
+pub fn ignore<T>(_: T) {}

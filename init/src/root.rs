@@ -1,0 +1,278 @@
+//! The phases of the root: from the mounted image to services that may start.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
+
+use crate::initrd::{BOOT_FILE, Boot};
+use crate::mailbox::{Event, Mailbox};
+use crate::modules::{MODULES_D, Modules, preload_list};
+use crate::net::resolv::Resolv;
+use crate::net::{self, Network, News, Shared, TimeServers};
+use crate::phase::{Context, Failure, Outcome, Phase};
+use crate::reaper::Reaper;
+use crate::uevent::{Plugged, UeventSocket, modaliases};
+use crate::{clock, data, mounts, node, say, seed, sntp};
+
+/// What the phases share.
+pub struct Root {
+    /// To the main loop.
+    pub mailbox: Mailbox,
+    /// For tools that phases run.
+    pub reaper: Reaper,
+    boot: Boot,
+    modules: Option<Modules>,
+    hostname: Option<String>,
+    data_mounted: bool,
+    online: Arc<AtomicBool>,
+    time_servers: TimeServers,
+}
+
+/// The phases in their order.
+pub const PHASES: &[Phase<Root>] = &[
+    Phase::new("mounts", mount_table).essential(),
+    Phase::new("cgroups", |_| mounts::cgroups()).essential(),
+    Phase::new("etc", |_| mounts::etc()),
+    Phase::new("drivers", drivers),
+    Phase::new("modules", preload),
+    Phase::new("sysctls", |_| {
+        node::sysctls(
+            Path::new("/usr/lib/slipway/sysctl.d"),
+            Path::new("/proc/sys"),
+        )
+    }),
+    Phase::new("seed", find_seed).deadline(Duration::from_secs(60)),
+    Phase::new("network", network).retry(3, Duration::from_secs(1)),
+    // fsck of a large disk takes its time.
+    Phase::new("data", data_partition)
+        .retry(2, Duration::from_secs(2))
+        .deadline(Duration::from_secs(3600)),
+    Phase::new("identity", identity),
+    Phase::new("entropy", entropy),
+    Phase::new("clock", clock_and_sntp),
+    Phase::new("services", services),
+];
+
+impl Root {
+    /// For a boot that has just begun.
+    pub fn new(mailbox: Mailbox, reaper: Reaper) -> Self {
+        Self {
+            mailbox,
+            reaper,
+            boot: Boot::default(),
+            modules: None,
+            hostname: None,
+            data_mounted: false,
+            online: Arc::default(),
+            time_servers: TimeServers::default(),
+        }
+    }
+
+    fn modules(&mut self) -> Result<&mut Modules, Failure> {
+        if self.modules.is_none() {
+            self.modules = Some(Modules::of_running_kernel()?);
+        }
+        self.modules
+            .as_mut()
+            .ok_or_else(|| Failure("no module indices".into()))
+    }
+}
+
+fn mount_table(root: &mut Root) -> Outcome {
+    mounts::mount_all(mounts::EARLY)?;
+    mounts::quiet_kernel_console();
+    mounts::share_root()?;
+    mounts::mount_all(mounts::ROOT)?;
+    mounts::device_links()?;
+    fs::create_dir_all("/run/slipway").context("/run/slipway")?;
+    fs::create_dir_all("/run/lock").context("/run/lock")?;
+    if let Ok(text) = fs::read(BOOT_FILE) {
+        root.boot = serde_json::from_slice(&text).context(BOOT_FILE)?;
+    }
+    Ok(String::new())
+}
+
+/// Loads drivers for what is there, then follows what appears later.
+fn drivers(root: &mut Root) -> Outcome {
+    let events = UeventSocket::open().context("listening for devices")?;
+    let mut plugged = Plugged::default();
+    let aliases = modaliases(Path::new("/sys"));
+    let modules = root.modules()?;
+    plugged.load(modules, aliases.iter().map(String::as_str));
+    for failure in &plugged.failures {
+        say!("{failure}");
+    }
+    let mailbox = root.mailbox.clone();
+    std::thread::Builder::new()
+        .name("hotplug".into())
+        .stack_size(256 << 10)
+        .spawn(move || hotplug(&events, &mailbox))?;
+    Ok(format!("{} modules", plugged.loaded))
+}
+
+/// Loads drivers for devices that appear, for ever.
+fn hotplug(events: &UeventSocket, mailbox: &Mailbox) {
+    let mut modules = match Modules::of_running_kernel() {
+        Ok(modules) => modules,
+        Err(error) => {
+            say!("hotplug: {error}");
+            return;
+        }
+    };
+    loop {
+        let mut plugged = Plugged::default();
+        match events.next(Duration::from_secs(3600)) {
+            Ok(None) => {}
+            Ok(Some(event)) if event.action == "add" => {
+                if let Some(alias) = event.get("MODALIAS") {
+                    plugged.load(&mut modules, [alias]);
+                }
+                if let Some(subsystem @ ("input" | "watchdog")) = event.get("SUBSYSTEM") {
+                    mailbox.send(Event::Device(subsystem.to_owned()));
+                }
+            }
+            Ok(Some(_)) => {}
+            Err(_) => {
+                let aliases = modaliases(Path::new("/sys"));
+                plugged.load(&mut modules, aliases.iter().map(String::as_str));
+            }
+        }
+        for failure in plugged.failures {
+            say!("{failure}");
+        }
+    }
+}
+
+/// Loads what no device asks for: filters, overlays, the power button's events.
+fn preload(root: &mut Root) -> Outcome {
+    let modules = root.modules()?;
+    let (mut loaded, mut failed) = (0, Vec::new());
+    for (name, _) in preload_list(Path::new(MODULES_D)) {
+        match modules.load(&name) {
+            Ok(n) => loaded += n,
+            Err(error) => failed.push(error.to_string()),
+        }
+    }
+    root.mailbox.send(Event::Device("input".into()));
+    root.mailbox.send(Event::Device("watchdog".into()));
+    match failed.first() {
+        None => Ok(format!("{loaded} modules")),
+        Some(first) => Err(Failure(format!("{first}; {} failed in all", failed.len()))),
+    }
+}
+
+fn find_seed(root: &mut Root) -> Outcome {
+    let found = seed::find(root.modules()?);
+    match found {
+        Ok(found) => {
+            root.mailbox.send(Event::Condition("seed"));
+            match found {
+                seed::Found::None => Ok("none, defaults".into()),
+                seed::Found::Good(seed, source) => {
+                    root.hostname = seed.hostname;
+                    Ok(format!("from {source}"))
+                }
+            }
+        }
+        Err(failure) => Err(Failure(format!(
+            "{failure}. The node runs with defaults and without a cluster; correct the seed and reboot"
+        ))),
+    }
+}
+
+fn network(root: &mut Root) -> Outcome {
+    let shared = Shared {
+        hostname: root.hostname.clone(),
+        resolv: Resolv::new("/etc/resolv.conf".into()),
+        time_servers: root.time_servers.clone(),
+    };
+    let (mailbox, online) = (root.mailbox.clone(), Arc::clone(&root.online));
+    net::start(Network::default(), shared, move |news| {
+        if matches!(news, News::Address { .. }) {
+            online.store(true, Ordering::Release);
+        }
+        mailbox.send(Event::Net(news));
+    })
+}
+
+fn data_partition(root: &mut Root) -> Outcome {
+    if let Some(problem) = &root.boot.disk_problem {
+        return Err(Failure(format!("there is no data partition: {problem}")));
+    }
+    let device = root
+        .boot
+        .data
+        .clone()
+        .ok_or_else(|| Failure("there is no data partition on the root's disk".into()))?;
+    let note = data::prepare(
+        &root.reaper,
+        &device,
+        Path::new("/var"),
+        root.boot.data_unfinished,
+    )?;
+    // A second try, or a reload, must not make it anew.
+    root.boot.data_unfinished = false;
+    for directory in ["lib/slipway", "log/slipway", "log/pods", "tmp", "cache"] {
+        let path = Path::new("/var").join(directory);
+        fs::create_dir_all(&path).context(path.display())?;
+    }
+    root.data_mounted = true;
+    Ok(note)
+}
+
+fn identity(root: &mut Root) -> Outcome {
+    let id = if root.data_mounted {
+        node::machine_id(Path::new(node::MACHINE_ID_FILE))?
+    } else {
+        // For this boot only.
+        node::machine_id(Path::new("/run/slipway/machine-id"))?
+    };
+    fs::write("/etc/machine-id", format!("{id}\n")).context("/etc/machine-id")?;
+    let name = root
+        .hostname
+        .clone()
+        .unwrap_or_else(|| node::default_hostname(&id));
+    node::set_hostname(&name)?;
+    Ok(name)
+}
+
+fn entropy(root: &mut Root) -> Outcome {
+    if !root.data_mounted {
+        return Ok("no data partition".into());
+    }
+    node::restore_entropy(Path::new(node::ENTROPY_FILE))
+}
+
+fn clock_and_sntp(root: &mut Root) -> Outcome {
+    let info = ImageInfo::read(Path::new(IMAGE_INFO_PATH))?;
+    let mut note = clock::not_earlier_than(info.built)?;
+    if root.data_mounted {
+        let restored = clock::restore(Path::new(clock::CLOCK_FILE))?;
+        if !restored.is_empty() {
+            note = restored;
+        }
+    }
+    let (servers, online) = (root.time_servers.clone(), Arc::clone(&root.online));
+    let mailbox = root.mailbox.clone();
+    std::thread::Builder::new()
+        .name("sntp".into())
+        .stack_size(256 << 10)
+        .spawn(move || {
+            sntp::run(&servers, info.built, &online, || {
+                mailbox.send(Event::TimeSet)
+            });
+        })?;
+    Ok(note)
+}
+
+fn services(root: &mut Root) -> Outcome {
+    if !root.data_mounted {
+        return Err(Failure("not started without the data partition".into()));
+    }
+    root.mailbox.send(Event::StartServices);
+    Ok(String::new())
+}

@@ -1,0 +1,204 @@
+//! Finding the seed: QEMU's fw_cfg, or a volume labelled CIDATA.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount, umount};
+use slipway_images::seed::Seed;
+
+use crate::modules::Modules;
+use crate::phase::{Context, Failure};
+use crate::{files, say};
+
+/// Where clusterd reads the checked seed.
+pub const SEED_FILE: &str = "/run/slipway/seed.json";
+const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/slipway/user-data/raw";
+/// A seed is text of some kilobytes; more is a mistake or an attack on PID 1's memory.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing; defaults are used.
+    None,
+    /// A seed, from where.
+    Good(Box<Seed>, String),
+}
+
+/// Looks for the seed, checks it and writes it for clusterd.
+///
+/// # Errors
+/// A seed is there and broken, or cannot be read.
+pub fn find(modules: &mut Modules) -> Result<Found, Failure> {
+    let Some((text, source)) = raw(modules)? else {
+        return Ok(Found::None);
+    };
+    let parsed = Seed::parse(&text).context(format_args!("from {source}"))?;
+    for warning in &parsed.warnings {
+        say!("{warning}");
+    }
+    let json = parsed.seed.to_json()?;
+    write_private(Path::new(SEED_FILE), json.as_bytes()).context(SEED_FILE)?;
+    Ok(Found::Good(Box::new(parsed.seed), source))
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)
+}
+
+fn raw(modules: &mut Modules) -> Result<Option<(String, String)>, Failure> {
+    if !Path::new(FW_CFG).exists() && is_qemu() {
+        // Without the module there is nothing to find there.
+        drop(modules.load("qemu_fw_cfg"));
+    }
+    if Path::new(FW_CFG).exists() {
+        let file = File::open(FW_CFG).context(FW_CFG)?;
+        return Ok(Some((read_text(file, "fw_cfg")?, "fw_cfg".into())));
+    }
+    let Some((device, kind)) = cidata_volume() else {
+        return Ok(None);
+    };
+    let source = format!("{} ({kind})", device.display());
+    for module in [kind, "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"] {
+        // Which of them the kernel wants is its configuration's; mounting tells.
+        drop(modules.load(module));
+    }
+    let point = Path::new("/run/slipway/cidata");
+    fs::create_dir_all(point).context("mount point of the seed")?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(
+        Some(device.as_path()),
+        point,
+        Some(kind),
+        flags,
+        None::<&str>,
+    )
+    .context(format_args!("mounting the seed's volume {source}"))?;
+    let text = match File::open(point.join("user-data")) {
+        Ok(file) => read_text(file, &source).map(|text| Some((text, source))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            say!("{source} has no file user-data");
+            Ok(None)
+        }
+        Err(e) => Err(Failure(format!("user-data on {source}: {e}"))),
+    };
+    umount(point).context("unmounting the seed's volume")?;
+    text
+}
+
+fn is_qemu() -> bool {
+    // ACPI announces the device as QEMU0002; a device tree as qemu,fw-cfg-mmio.
+    Path::new("/sys/bus/acpi/devices/QEMU0002:00").exists()
+        || files::names(Path::new("/sys/firmware/devicetree/base"))
+            .iter()
+            .any(|n| n.starts_with("fw-cfg"))
+}
+
+fn read_text(file: File, source: &str) -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .context(source)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(Failure(format!(
+            "the seed from {source} is larger than 1 MiB"
+        )));
+    }
+    String::from_utf8(bytes).map_err(|_| Failure(format!("the seed from {source} is not UTF-8")))
+}
+
+/// The first block device that holds a volume labelled CIDATA, and its filesystem.
+fn cidata_volume() -> Option<(PathBuf, &'static str)> {
+    files::names(Path::new("/sys/class/block"))
+        .into_iter()
+        .filter(|n| !n.starts_with("loop") && !n.starts_with("ram"))
+        .find_map(|name| {
+            let path = Path::new("/dev").join(name);
+            // A drive without medium cannot be opened, and holds no seed.
+            let mut file = File::options()
+                .read(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(&path)
+                .ok()?;
+            Some((path, volume_kind(&mut file)?))
+        })
+}
+
+/// Whether a device holds a FAT (BS_VolLab at 43 or 71, FAT specification 3.1 and 3.3) or
+/// ISO 9660 (volume identifier at 32808) labelled CIDATA.
+fn volume_kind<D: Read + Seek>(device: &mut D) -> Option<&'static str> {
+    let mut label_at = |offset: u64| {
+        let mut bytes = [0; 11];
+        device.seek(SeekFrom::Start(offset)).ok()?;
+        device.read_exact(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Some(text.trim().eq_ignore_ascii_case("cidata"))
+    };
+    if label_at(71)? || label_at(43)? {
+        return Some("vfat");
+    }
+    label_at(32808)?.then_some("iso9660")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn volumes_are_told_by_their_label() {
+        for (label, size, fat, expected) in [
+            ("CIDATA", 2u64, "12", Some("vfat")),
+            ("cidata", 64, "32", Some("vfat")),
+            ("ESP", 64, "32", None),
+        ] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.as_file().set_len(size << 20).unwrap();
+            let out = Command::new("/usr/sbin/mkfs.vfat")
+                .args(["-F", fat, "-n", label])
+                .arg(file.path())
+                .output()
+                .expect("mkfs.vfat is needed (ci/setup installs dosfstools)");
+            assert!(
+                out.status.success(),
+                "{}",
+                String::from_utf8_lossy(&out.stderr)
+            );
+            assert_eq!(volume_kind(file.as_file_mut()), expected, "{label}");
+        }
+        let mut iso = vec![0u8; 40_000];
+        iso[32808..32814].copy_from_slice(b"cidata");
+        iso[32814..32840].fill(b' ');
+        assert_eq!(volume_kind(&mut std::io::Cursor::new(iso)), Some("iso9660"));
+        assert_eq!(volume_kind(&mut std::io::Cursor::new(vec![0u8; 100])), None);
+    }
+
+    #[test]
+    fn too_large_and_not_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, vec![b'a'; (MAX_BYTES + 1) as usize]).unwrap();
+        assert!(
+            read_text(File::open(&path).unwrap(), "x")
+                .unwrap_err()
+                .0
+                .contains("larger")
+        );
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(
+            read_text(File::open(&path).unwrap(), "x")
+                .unwrap_err()
+                .0
+                .contains("UTF-8")
+        );
+    }
+}
