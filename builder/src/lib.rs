@@ -10,6 +10,7 @@ pub mod error;
 pub mod formats;
 pub mod progress;
 pub mod run;
+pub mod recipe;
 pub mod tree;
 pub mod components;
 pub mod digest;

@@ -7,5 +7,6 @@ pub mod ext4;
 pub mod fat;
 pub mod gpt;
 pub mod sparse;
+pub(crate) mod store;
 pub mod uki;
 pub mod zst;

@@ -26,12 +26,13 @@ pub use cut::{Cuts, Segment};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 use zstd::zstd_safe::CParameter;
 
-use crate::atomic::{self, Pending};
+use super::store::Store;
+use crate::atomic::Pending;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::{Progress, Task};
 
@@ -113,7 +114,7 @@ pub fn compress_with(
         file: &file,
         input,
         level,
-        cache,
+        store: Store::new(cache, "zst"),
         task: &task,
     };
     let mut pending = Pending::create(output)?;
@@ -157,7 +158,7 @@ struct Job<'a> {
     file: &'a File,
     input: &'a Path,
     level: i32,
-    cache: &'a Path,
+    store: Store,
     task: &'a Task,
 }
 
@@ -175,15 +176,15 @@ impl Job<'_> {
             self.file
                 .read_exact_at(&mut bytes, segment.start)
                 .at("reading", self.input)?;
-            let path = self.cached_path(&bytes);
-            match read_cached(&path)? {
+            let key = self.key(&bytes);
+            match self.store.get(&key) {
                 Some(bytes) => Frame {
                     bytes,
                     cached: true,
                 },
                 None => {
                     let bytes = self.encode(&bytes, self.level)?;
-                    write_cached(&path, &bytes)?;
+                    self.store.put(&key, &bytes)?;
                     Frame {
                         bytes,
                         cached: false,
@@ -195,14 +196,13 @@ impl Job<'_> {
         Ok(frame)
     }
 
-    fn cached_path(&self, bytes: &[u8]) -> PathBuf {
+    fn key(&self, bytes: &[u8]) -> [u8; 32] {
         let mut key = Sha256::new();
         key.update(CACHE_VERSION.to_le_bytes());
         key.update(zstd::zstd_safe::version_number().to_le_bytes());
         key.update(self.level.to_le_bytes());
         key.update(bytes);
-        let key = hex::encode(key.finalize());
-        self.cache.join("zst").join(&key[..2]).join(&key[2..])
+        key.finalize().into()
     }
 
     /// One frame. Fed in pieces so that Ctrl-C is heard.
@@ -232,33 +232,6 @@ fn window(len: usize, level: i32) -> Vec<CParameter> {
         parameters.push(CParameter::EnableLongDistanceMatching(true));
     }
     parameters
-}
-
-/// A cache entry is the SHA-256 of the frame and the frame. One that doesn't hold is
-/// taken for missing: it is a cache.
-fn read_cached(path: &Path) -> Result<Option<Vec<u8>>> {
-    let mut bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("reading", path, &e)),
-    };
-    if bytes.len() < 32 || Sha256::digest(&bytes[32..])[..] != bytes[..32] {
-        return Ok(None);
-    }
-    // What was used last is what a clean-up of the cache keeps; if the time can't be set,
-    // the entry is merely taken for older than it is.
-    File::options()
-        .append(true)
-        .open(path)
-        .and_then(|f| f.set_modified(std::time::SystemTime::now()))
-        .unwrap_or_default();
-    Ok(Some(bytes.split_off(32)))
-}
-
-fn write_cached(path: &Path, frame: &[u8]) -> Result<()> {
-    let mut entry = Sha256::digest(frame).to_vec();
-    entry.extend_from_slice(frame);
-    atomic::write(path, &entry, 0o644)
 }
 
 /// SHA-256 of the whole image; zeros at the end of a sparse file are quick to read.
