@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use addon::{Addon, ImageArchive};
-pub use arch::Arch;
+pub(crate) use arch::oci_variant;
+
+use crate::board::Architecture;
 
 use crate::digest;
 use crate::error::{Error, Kind, Result};
@@ -127,7 +129,7 @@ impl Toolchains {
 pub fn go(
     source: &Source,
     tools: &Toolchains,
-    arch: Arch,
+    arch: Architecture,
     cache: &Path,
     progress: &Progress,
 ) -> Result<Vec<Built>> {
@@ -154,14 +156,14 @@ pub fn go(
 pub fn node(
     source: &Source,
     tools: &Toolchains,
-    arch: Arch,
+    arch: Architecture,
     cache: &Path,
     progress: &Progress,
 ) -> Result<Vec<Built>> {
     node_job(source, arch).build(&tools.rust, &Store::new(cache), progress)
 }
 
-fn node_job(source: &Source, arch: Arch) -> rust::Job<'_> {
+fn node_job(source: &Source, arch: Architecture) -> rust::Job<'_> {
     rust::Job {
         workspace: source.root(),
         programs: &NODE,
@@ -180,7 +182,7 @@ fn node_job(source: &Source, arch: Arch) -> rust::Job<'_> {
 pub fn addons(
     source: &Source,
     tools: &Toolchains,
-    arch: Arch,
+    arch: Architecture,
     epoch: i64,
     cache: &Path,
     progress: &Progress,
@@ -193,7 +195,7 @@ pub fn addons(
 
 /// A digest of everything that [`go`], [`node`] and [`addons`] depend on, their
 /// toolchains included, without building anything.
-pub fn input_digest(source: &Source, tools: &Toolchains, arch: Arch) -> Result<String> {
+pub fn input_digest(source: &Source, tools: &Toolchains, arch: Architecture) -> Result<String> {
     let dir = source.path(COMPONENTS);
     let recipe: recipe::Components = recipe::read(&dir.join("components.toml"))?;
     let mut keys = node_job(source, arch).key(&tools.rust)?;

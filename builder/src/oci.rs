@@ -19,7 +19,8 @@ use std::io::{self, Read as _, Write};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::components::Arch;
+use crate::board::Architecture;
+use crate::components::oci_variant;
 use crate::digest;
 use crate::error::{Error, Kind, Result};
 use crate::time;
@@ -41,7 +42,7 @@ pub struct Image {
     /// Name and tag: `slipway.local/pause:1`.
     pub reference: String,
     /// What it runs on.
-    pub arch: Arch,
+    pub arch: Architecture,
     /// `UID:GID` of its process.
     pub user: String,
     /// The program and its first arguments, by absolute path.
@@ -218,9 +219,9 @@ fn config(image: &Image, layer: &Layer<'_>, epoch: i64) -> Value {
     config
 }
 
-fn platform(arch: Arch) -> Value {
+fn platform(arch: Architecture) -> Value {
     let mut platform = json!({ "os": "linux", "architecture": arch.go() });
-    if let Some(variant) = arch.oci_variant() {
+    if let Some(variant) = oci_variant(arch) {
         platform["variant"] = json!(variant);
     }
     platform

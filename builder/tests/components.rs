@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use slipway::components::{self, Arch, Toolchains};
+use slipway::board::Architecture;
+use slipway::components::{self, Toolchains};
 use slipway::progress::{Progress, Style};
 use slipway::source::Source;
 
@@ -34,9 +35,9 @@ fn everything_builds_and_says_its_version() {
     let source = Source::find(Some(&repository())).unwrap();
     let tools = Toolchains::find(&source).unwrap();
     let (cache, progress) = (cache(), Progress::with_style(Style::Lines));
-    let go = components::go(&source, &tools, Arch::Amd64, &cache, &progress).unwrap();
+    let go = components::go(&source, &tools, Architecture::Amd64, &cache, &progress).unwrap();
     let started = Instant::now();
-    components::go(&source, &tools, Arch::Amd64, &cache, &progress).unwrap();
+    components::go(&source, &tools, Architecture::Amd64, &cache, &progress).unwrap();
     assert!(
         started.elapsed() < Duration::from_millis(200),
         "{:?}",
@@ -93,7 +94,9 @@ fn node_programs_build() {
     let source = Source::find(Some(&repository())).unwrap();
     let tools = Toolchains::find(&source).unwrap();
     let progress = Progress::with_style(Style::Lines);
-    for built in components::node(&source, &tools, Arch::Amd64, &cache(), &progress).unwrap() {
+    for built in
+        components::node(&source, &tools, Architecture::Amd64, &cache(), &progress).unwrap()
+    {
         println!(
             "{} {} {} {}",
             built.name,
@@ -110,7 +113,9 @@ fn addons_build() {
     let source = Source::find(Some(&repository())).unwrap();
     let tools = Toolchains::find(&source).unwrap();
     let progress = Progress::with_style(Style::Lines);
-    for addon in components::addons(&source, &tools, Arch::Amd64, 0, &cache(), &progress).unwrap() {
+    for addon in
+        components::addons(&source, &tools, Architecture::Amd64, 0, &cache(), &progress).unwrap()
+    {
         let image = addon.image.unwrap();
         println!(
             "{} {} {} {}",

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::arch::Arch;
 use super::recipe::{self, GoMod, Image};
 use super::rust::Linking;
 use super::store::Store;
 use super::{Built, Toolchains, golang, rust};
 use crate::atomic::Pending;
+use crate::board::Architecture;
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::oci;
@@ -79,7 +79,7 @@ pub fn recipes(source: &Source) -> Result<Vec<Recipe>> {
 
 impl Recipe {
     /// A digest of all that the add-on is made of.
-    pub fn key(&self, source: &Source, arch: Arch, tools: &Toolchains) -> Result<String> {
+    pub fn key(&self, source: &Source, arch: Architecture, tools: &Toolchains) -> Result<String> {
         let mut parts = vec!["addon.toml"];
         parts.extend(self.addon.manifests.iter().map(String::as_str));
         let mut key = digest::sources(&self.dir, &parts)?;
@@ -110,7 +110,7 @@ impl Recipe {
         &'a self,
         source: &'a Source,
         programs: &'a [(&'a str, &'a str)],
-        arch: Arch,
+        arch: Architecture,
     ) -> rust::Job<'a> {
         rust::Job {
             workspace: &self.dir,
@@ -125,7 +125,7 @@ impl Recipe {
     pub fn build(
         &self,
         source: &Source,
-        arch: Arch,
+        arch: Architecture,
         epoch: i64,
         tools: &Toolchains,
         cache: &Path,
@@ -217,7 +217,7 @@ fn archive_of(
     image: &Image,
     tag: &str,
     program: &Built,
-    arch: Arch,
+    arch: Architecture,
     epoch: i64,
     cache: &Path,
 ) -> Result<ImageArchive> {

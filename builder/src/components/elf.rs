@@ -9,14 +9,14 @@ use object::elf::{
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, FileKind};
 
-use super::arch::Arch;
+use crate::board::Architecture;
 use crate::error::{Error, Kind, Result};
 
 /// Checks the bytes of a program called `name`.
 ///
 /// # Errors
 /// [`Kind::Tool`]: the compiler gave something that a node can't run.
-pub fn check(name: &str, bytes: &[u8], arch: Arch) -> Result<()> {
+pub fn check(name: &str, bytes: &[u8], arch: Architecture) -> Result<()> {
     let fault = |what: String| Error::new(Kind::Tool, format!("program `{name}` {what}"));
     let parsed = match FileKind::parse(bytes) {
         Ok(FileKind::Elf32) => facts::<FileHeader32<Endianness>>(bytes),
@@ -25,9 +25,9 @@ pub fn check(name: &str, bytes: &[u8], arch: Arch) -> Result<()> {
     };
     let (machine, kind, interpreter) = parsed.map_err(|e| fault(format!("is broken: {e}")))?;
     let wanted = match arch {
-        Arch::Amd64 => EM_X86_64,
-        Arch::Arm64 => EM_AARCH64,
-        Arch::Armv7 => EM_ARM,
+        Architecture::Amd64 => EM_X86_64,
+        Architecture::Arm64 => EM_AARCH64,
+        Architecture::Armhf => EM_ARM,
     };
     if machine != wanted {
         return Err(fault(format!(
@@ -83,19 +83,21 @@ mod tests {
     #[test]
     fn static_programs_of_the_right_machine_pass_and_nothing_else() {
         let load = object::elf::PT_LOAD;
-        check("a", &program(EM_X86_64, load), Arch::Amd64).unwrap();
-        check("a", &program(EM_AARCH64, load), Arch::Arm64).unwrap();
+        check("a", &program(EM_X86_64, load), Architecture::Amd64).unwrap();
+        check("a", &program(EM_AARCH64, load), Architecture::Arm64).unwrap();
         let refused = |bytes: &[u8], arch| check("a", bytes, arch).unwrap_err().to_string();
-        assert!(refused(&program(EM_X86_64, load), Arch::Arm64).contains("not for arm64"));
-        assert!(refused(&program(EM_X86_64, PT_INTERP), Arch::Amd64).contains("dynamically"));
-        assert!(refused(b"#!/bin/sh\n", Arch::Amd64).contains("no ELF"));
-        assert!(refused(&program(EM_X86_64, load)[..70], Arch::Amd64).contains("broken"));
+        assert!(refused(&program(EM_X86_64, load), Architecture::Arm64).contains("not for arm64"));
+        assert!(
+            refused(&program(EM_X86_64, PT_INTERP), Architecture::Amd64).contains("dynamically")
+        );
+        assert!(refused(b"#!/bin/sh\n", Architecture::Amd64).contains("no ELF"));
+        assert!(refused(&program(EM_X86_64, load)[..70], Architecture::Amd64).contains("broken"));
     }
 
     #[test]
     fn the_hosts_own_shell_is_refused() {
         let shell = std::fs::read("/bin/bash").unwrap();
-        assert!(check("bash", &shell, Arch::Amd64).is_err());
+        assert!(check("bash", &shell, Architecture::Amd64).is_err());
     }
 
     proptest::proptest! {
@@ -103,7 +105,7 @@ mod tests {
         fn bytes_never_panic(tail: Vec<u8>, class in 1u8..3, order in 1u8..3) {
             let mut bytes = vec![0x7f, b'E', b'L', b'F', class, order, 1];
             bytes.extend(tail);
-            assert!(check("x", &bytes, Arch::Amd64).is_err());
+            assert!(check("x", &bytes, Architecture::Amd64).is_err());
         }
     }
 }

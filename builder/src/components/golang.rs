@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::arch::Arch;
 use super::recipe::{GoMod, GoProgram};
 use super::store::Store;
-use super::{Built, Language, Module, child};
+use super::{Built, Language, Module, arch, child};
+use crate::board::Architecture;
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::{Progress, Style};
@@ -101,7 +101,7 @@ impl Toolchain {
     }
 
     /// `go` with nothing but our settings.
-    fn command(&self, dir: &Path, target: Option<Arch>) -> Command {
+    fn command(&self, dir: &Path, target: Option<Architecture>) -> Command {
         let mut command = Command::new("go");
         command.current_dir(dir);
         for (name, _) in std::env::vars_os() {
@@ -115,7 +115,7 @@ impl Toolchain {
             .envs(self.settings.iter().filter(|(_, v)| !v.is_empty()).cloned())
             .envs(ENVIRONMENT);
         if let Some(arch) = target {
-            let (level, value) = arch.go_level();
+            let (level, value) = arch::go_level(arch);
             command.env("GOARCH", arch.go()).env(level, value);
         }
         command
@@ -140,7 +140,7 @@ pub struct Job<'a> {
     /// What to build.
     pub program: &'a GoProgram,
     /// For what.
-    pub arch: Arch,
+    pub arch: Architecture,
 }
 
 impl Job<'_> {

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::arch::Arch;
 use super::store::Store;
-use super::{Built, Language, Module, child};
+use super::{Built, Language, Module, arch, child};
+use crate::board::Architecture;
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::{Progress, Style};
@@ -139,7 +139,7 @@ pub struct Job<'a> {
     /// Each package with the name of its program.
     pub programs: &'a [(&'a str, &'a str)],
     /// For what.
-    pub arch: Arch,
+    pub arch: Architecture,
     /// How they are linked.
     pub linking: Linking,
     /// Where cargo keeps what it compiles, from run to run.
@@ -292,13 +292,13 @@ impl Job<'_> {
                 "-Clink-arg=--build-id=none",
             ]),
             // Rust's own linker and C library: nothing of the host's goes in.
-            (Linking::Static, Arch::Amd64 | Arch::Arm64) => flags.extend([
+            (Linking::Static, Architecture::Amd64 | Architecture::Arm64) => flags.extend([
                 "-Clinker=rust-lld",
                 "-Clinker-flavor=ld.lld",
                 "-Clink-self-contained=yes",
                 "-Clink-arg=--build-id=none",
             ]),
-            (Linking::Static, Arch::Armv7) => flags.extend([
+            (Linking::Static, Architecture::Armhf) => flags.extend([
                 "-Clinker=arm-linux-gnueabihf-gcc",
                 "-Clink-arg=-Wl,--build-id=none",
             ]),
@@ -409,7 +409,7 @@ impl Job<'_> {
             // Wins over RUSTFLAGS and over every configuration file.
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
             .env("CARGO_INCREMENTAL", "0")
-            .env(format!("CC_{variable}"), self.arch.cc())
+            .env(format!("CC_{variable}"), arch::cc(self.arch))
             .env(format!("CFLAGS_{variable}"), c_flags.join(" "));
         let (started, mut said, mut crates) = (Instant::now(), Instant::now(), 0u32);
         child::run(command, progress, |line| {

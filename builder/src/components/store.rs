@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::arch::Arch;
 use super::{Built, Language, Module, elf};
+use crate::board::Architecture;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::{atomic, digest};
 
@@ -86,7 +86,7 @@ impl Store {
         building: &Building,
         key: &str,
         name: &str,
-        arch: Arch,
+        arch: Architecture,
         about: (Language, String, Vec<Module>),
     ) -> Result<Built> {
         use std::os::unix::fs::PermissionsExt as _;
@@ -139,7 +139,7 @@ mod tests {
         fs::write(building.path().join("pause"), &elf).unwrap();
         let about = (Language::Rust, "1.0.0".to_owned(), Vec::new());
         let built = store
-            .keep(&building, &key, "pause", Arch::Amd64, about.clone())
+            .keep(&building, &key, "pause", Architecture::Amd64, about.clone())
             .unwrap();
         assert_eq!(built.sha256, digest::hex(&elf));
         assert_eq!(store.find(&key, "pause").unwrap().version, "1.0.0");
@@ -151,7 +151,7 @@ mod tests {
         let other = digest::hex(b"others");
         assert!(
             store
-                .keep(&building, &other, "pause", Arch::Arm64, about)
+                .keep(&building, &other, "pause", Architecture::Arm64, about)
                 .is_err()
         );
         assert!(store.find(&other, "pause").is_none());
