@@ -1,0 +1,110 @@
+//! The manifests of the system image, applied when they changed.
+
+use std::path::{Path, PathBuf};
+
+use slipway_access::api::Client;
+
+use crate::error::{Context, Error};
+use crate::options::Config;
+
+/// The field manager of everything applied.
+pub const MANAGER: &str = "slipway";
+
+/// What clusterd's own parts need: the API server may ask kubelets for logs and the like.
+/// kubeadm puts its certificate into an administrators' group instead.
+const OWN: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: slipway:apiserver-kubelet-client
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: system:kubelet-api-admin
+subjects:
+- apiGroup: rbac.authorization.k8s.io
+  kind: User
+  name: slipway:apiserver-kubelet-client
+"#;
+
+/// Applies what the cluster's own parts need.
+pub fn apply_own(client: &Client) -> Result<usize, Error> {
+    Ok(client.apply_yaml(OWN, MANAGER)?)
+}
+
+/// Applies every manifest of the image, in the order of their names. One that fails
+/// doesn't keep the others from being applied; the first error is returned.
+pub fn apply(config: &Config, client: &Client) -> Result<usize, Error> {
+    let mut written = 0;
+    let mut first = None;
+    for path in manifests(&config.paths.addons())? {
+        match apply_one(config, client, &path) {
+            Ok(count) => written += count,
+            Err(error) => {
+                crate::log::info!("add-on {}: {error}", path.display());
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(written), Err)
+}
+
+fn apply_one(config: &Config, client: &Client, path: &Path) -> Result<usize, Error> {
+    let text = std::fs::read_to_string(path).context(|| format!("read {}", path.display()))?;
+    Ok(client.apply_yaml(&fill(config, &text), MANAGER)?)
+}
+
+fn manifests(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let action = || format!("list {}", directory.display());
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context(action),
+    };
+    let mut manifests = Vec::new();
+    for entry in entries {
+        let path = entry.context(action)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
+            manifests.push(path);
+        }
+    }
+    manifests.sort();
+    Ok(manifests)
+}
+
+/// Puts the cluster's values into a manifest.
+fn fill(config: &Config, text: &str) -> String {
+    let cluster = &config.seed.cluster;
+    let dns = config
+        .cluster_dns()
+        .map(|address| address.to_string())
+        .unwrap_or_default();
+    text.replace("${CLUSTER_DNS}", &dns)
+        .replace("${CLUSTER_DOMAIN}", &cluster.cluster_domain)
+        .replace("${POD_CIDR}", &cluster.pod_cidr.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_filled_in_and_others_left() {
+        let config = crate::component::tests::config(true);
+        assert_eq!(
+            fill(
+                &config,
+                "${CLUSTER_DNS} ${CLUSTER_DOMAIN} ${POD_CIDR} ${OTHER}"
+            ),
+            "10.43.0.10 cluster.local 10.42.0.0/16 ${OTHER}"
+        );
+    }
+
+    #[test]
+    fn the_own_manifest_parses() {
+        assert_eq!(slipway_access::api::parse_documents(OWN).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,429 @@
+//! The components: what each is started with, what it waits for, and how its readiness shows.
+//!
+//! Everything here is a pure function of the [`Config`]; `files.rs` renders what
+//! they read, `keeper.rs` runs them.
+//!
+//! ```text
+//! kine ─┐
+//!       ├─ kube-apiserver ─ API serves ─┬─ kube-controller-manager
+//! (at once, it tries again by itself)   ├─ kube-scheduler
+//! kubelet ──────────────────────────────┴─ kube-proxy
+//! ```
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::options::Config;
+
+/// A supervised component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Name {
+    /// The datastore: the etcd API over SQLite.
+    #[serde(rename = "kine")]
+    Kine,
+    /// The API.
+    #[serde(rename = "kube-apiserver")]
+    ApiServer,
+    /// The controllers.
+    #[serde(rename = "kube-controller-manager")]
+    ControllerManager,
+    /// The scheduler.
+    #[serde(rename = "kube-scheduler")]
+    Scheduler,
+    /// Runs pods.
+    #[serde(rename = "kubelet")]
+    Kubelet,
+    /// Routes service addresses.
+    #[serde(rename = "kube-proxy")]
+    KubeProxy,
+}
+
+impl Name {
+    /// The components of a server in the order of starting; stopping goes backwards.
+    pub fn of(config: &Config) -> &'static [Self] {
+        const ALL: [Name; 6] = [
+            Name::Kine,
+            Name::ApiServer,
+            Name::ControllerManager,
+            Name::Scheduler,
+            Name::Kubelet,
+            Name::KubeProxy,
+        ];
+        if config.control_plane_only {
+            &ALL[..4]
+        } else {
+            &ALL
+        }
+    }
+
+    /// The program's name.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Kine => "kine",
+            Self::ApiServer => "kube-apiserver",
+            Self::ControllerManager => "kube-controller-manager",
+            Self::Scheduler => "kube-scheduler",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
+        }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.program())
+    }
+}
+
+/// What has to hold before a component is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: it waits for others by itself.
+    Nothing,
+    /// The API answers, though its bootstrap roles may still be on their way.
+    Api,
+}
+
+/// How one sees that a component works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// A connection to the socket is taken.
+    Socket(PathBuf),
+    /// `GET https://127.0.0.1:PORT/PATH` with clusterd's certificate answers 200.
+    Https {
+        /// Port on loopback.
+        port: u16,
+        /// Path for "has it come up".
+        ready: &'static str,
+        /// Path for "does it still work".
+        live: &'static str,
+    },
+    /// `GET http://127.0.0.1:PORT/PATH` answers 200.
+    Http {
+        /// Port on loopback.
+        port: u16,
+        /// Path.
+        path: &'static str,
+    },
+}
+
+/// A component, ready to be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    /// Which.
+    pub name: Name,
+    /// Program; a name without slash is looked up in PATH.
+    pub program: PathBuf,
+    /// Arguments, without the program.
+    pub arguments: Vec<String>,
+    /// The whole environment.
+    pub environment: Vec<(&'static str, String)>,
+    /// What it is started after.
+    pub need: Need,
+    /// How its readiness shows.
+    pub probe: Probe,
+    /// From SIGTERM to SIGKILL.
+    pub stop_timeout: Duration,
+}
+
+/// `/livez` as soon as requests are served. The bootstrap roles come last and take longest;
+/// the controllers work from before on, having retries of their own.
+pub const API_SERVES: &str = "/livez?exclude=poststarthook/rbac/bootstrap-roles";
+
+/// Describes a component.
+pub fn component(config: &Config, name: Name) -> Component {
+    let (arguments, need, probe) = match name {
+        Name::Kine => kine(config),
+        Name::ApiServer => api_server(config),
+        Name::ControllerManager => controller_manager(config),
+        Name::Scheduler => scheduler(config),
+        Name::Kubelet => kubelet(config),
+        Name::KubeProxy => kube_proxy(config),
+    };
+    let program = match &config.bin {
+        Some(directory) => directory.join(name.program()),
+        None => PathBuf::from(name.program()),
+    };
+    Component {
+        name,
+        program,
+        arguments,
+        environment: environment(config, name),
+        need,
+        probe,
+        stop_timeout: match name {
+            // Ends its watches before it goes.
+            Name::ApiServer => Duration::from_secs(15),
+            _ => Duration::from_secs(10),
+        },
+    }
+}
+
+fn environment(config: &Config, name: Name) -> Vec<(&'static str, String)> {
+    let system = "/usr/sbin:/usr/bin:/sbin:/bin";
+    let path = match &config.bin {
+        Some(directory) => format!("{}:{system}", directory.display()),
+        None => std::env::var("PATH").unwrap_or_else(|_| system.to_owned()),
+    };
+    // Go lets the heap double before it collects (100). These processes idle most of the
+    // time, so a smaller heap costs little; measured in docs of clusterd.
+    let gogc = match name {
+        Name::Kine | Name::ApiServer => "60",
+        _ => "50",
+    };
+    vec![
+        ("PATH", path),
+        ("HOME", "/root".to_owned()),
+        ("GOGC", gogc.to_owned()),
+    ]
+}
+
+fn flags<const N: usize>(pairs: [(&str, String); N]) -> Vec<String> {
+    pairs
+        .into_iter()
+        .map(|(flag, value)| format!("--{flag}={value}"))
+        .collect()
+}
+
+type Parts = (Vec<String>, Need, Probe);
+
+/// SQLite in WAL mode survives any crash of the process; `synchronous=FULL` makes every
+/// commit survive a loss of power, too. With `NORMAL` the last commits before it could
+/// vanish, and with them objects whose creation the API had already confirmed.
+fn kine(config: &Config) -> Parts {
+    let socket = config.paths.kine_socket();
+    let parameters = "_journal_mode=WAL&_busy_timeout=30000&_synchronous=FULL&_txlock=immediate";
+    let arguments = flags([
+        ("listen-address", format!("unix://{}", socket.display())),
+        (
+            "endpoint",
+            format!(
+                "sqlite://{}?{parameters}",
+                config.paths.database().display()
+            ),
+        ),
+        ("metrics-bind-address", "0".to_owned()),
+        // Each idle connection keeps a page cache of its own.
+        ("datastore-max-idle-connections", "4".to_owned()),
+    ]);
+    (arguments, Need::Nothing, Probe::Socket(socket))
+}
+
+fn api_server(config: &Config) -> Parts {
+    let paths = &config.paths;
+    let pki = |file: &str| paths.pki(file).display().to_string();
+    let cluster = &config.seed.cluster;
+    let mut arguments = flags([
+        ("bind-address", config.bind_address().to_string()),
+        ("secure-port", config.tuning.ports.api.to_string()),
+        ("advertise-address", config.node_address.to_string()),
+        (
+            "etcd-servers",
+            format!("unix://{}", paths.kine_socket().display()),
+        ),
+        ("service-cluster-ip-range", cluster.service_cidr.to_string()),
+        ("tls-cert-file", pki("apiserver.crt")),
+        ("tls-private-key-file", pki("apiserver.key")),
+        ("client-ca-file", pki("cluster-ca.crt")),
+        ("anonymous-auth", "false".to_owned()),
+        ("authorization-mode", "Node,RBAC".to_owned()),
+        ("enable-admission-plugins", "NodeRestriction".to_owned()),
+        (
+            "encryption-provider-config",
+            paths.config("encryption.json").display().to_string(),
+        ),
+        ("kubelet-certificate-authority", pki("cluster-ca.crt")),
+        (
+            "kubelet-client-certificate",
+            pki("apiserver-kubelet-client.crt"),
+        ),
+        ("kubelet-client-key", pki("apiserver-kubelet-client.key")),
+        (
+            "kubelet-preferred-address-types",
+            "InternalIP,Hostname".to_owned(),
+        ),
+        ("requestheader-client-ca-file", pki("front-proxy-ca.crt")),
+        (
+            "requestheader-allowed-names",
+            "front-proxy-client".to_owned(),
+        ),
+        (
+            "requestheader-extra-headers-prefix",
+            "X-Remote-Extra-".to_owned(),
+        ),
+        ("requestheader-group-headers", "X-Remote-Group".to_owned()),
+        ("requestheader-username-headers", "X-Remote-User".to_owned()),
+        ("proxy-client-cert-file", pki("front-proxy-client.crt")),
+        ("proxy-client-key-file", pki("front-proxy-client.key")),
+        (
+            "service-account-issuer",
+            format!("https://kubernetes.default.svc.{}", cluster.cluster_domain),
+        ),
+        ("service-account-key-file", pki("service-account.pub")),
+        (
+            "service-account-signing-key-file",
+            pki("service-account.key"),
+        ),
+        ("profiling", "false".to_owned()),
+        // There is one API server, and these only feed metrics of an etcd that isn't there.
+        ("etcd-count-metric-poll-period", "0".to_owned()),
+        ("etcd-db-metric-poll-interval", "0".to_owned()),
+    ]);
+    if config.control_plane_only {
+        // Loopback may not be the endpoint of a service.
+        arguments.push("--endpoint-reconciler-type=none".to_owned());
+    }
+    let probe = Probe::Https {
+        port: config.tuning.ports.api,
+        ready: API_SERVES,
+        // Not for the datastore's faults: a restart here wouldn't mend them.
+        live: "/livez?exclude=etcd&exclude=poststarthook/rbac/bootstrap-roles",
+    };
+    (arguments, Need::Nothing, probe)
+}
+
+fn controller_manager(config: &Config) -> Parts {
+    let pki = |file: &str| config.paths.pki(file).display().to_string();
+    let kubeconfig = config
+        .paths
+        .kubeconfig("controller-manager")
+        .display()
+        .to_string();
+    let cluster = &config.seed.cluster;
+    let port = config.tuning.ports.controller_manager;
+    let mut arguments = flags([
+        ("bind-address", "127.0.0.1".to_owned()),
+        ("secure-port", port.to_string()),
+        ("kubeconfig", kubeconfig.clone()),
+        ("authentication-kubeconfig", kubeconfig.clone()),
+        ("authorization-kubeconfig", kubeconfig),
+        // Health, too, only for those who say who they are.
+        ("authorization-always-allow-paths", String::new()),
+        ("client-ca-file", pki("cluster-ca.crt")),
+        ("requestheader-client-ca-file", pki("front-proxy-ca.crt")),
+        (
+            "requestheader-allowed-names",
+            "front-proxy-client".to_owned(),
+        ),
+        ("tls-cert-file", pki("controller-manager-server.crt")),
+        ("tls-private-key-file", pki("controller-manager-server.key")),
+        ("cluster-name", cluster.name.clone()),
+        ("allocate-node-cidrs", "true".to_owned()),
+        ("cluster-cidr", cluster.pod_cidr.to_string()),
+        ("service-cluster-ip-range", cluster.service_cidr.to_string()),
+        ("cluster-signing-cert-file", pki("cluster-ca.crt")),
+        ("cluster-signing-key-file", pki("cluster-ca.key")),
+        ("root-ca-file", pki("cluster-ca.crt")),
+        (
+            "service-account-private-key-file",
+            pki("service-account.key"),
+        ),
+        ("use-service-account-credentials", "true".to_owned()),
+        // One server: a lease to be leader would only be written every two seconds for nobody.
+        ("leader-elect", "false".to_owned()),
+        ("profiling", "false".to_owned()),
+        (
+            "flex-volume-plugin-dir",
+            config
+                .paths
+                .kubelet()
+                .join("volumeplugins")
+                .display()
+                .to_string(),
+        ),
+    ]);
+    if !cluster.pod_cidr.address().is_ipv4() {
+        arguments.push("--node-cidr-mask-size-ipv6=64".to_owned());
+    } else {
+        arguments.push("--node-cidr-mask-size-ipv4=24".to_owned());
+    }
+    (
+        arguments,
+        Need::Api,
+        Probe::Https {
+            port,
+            ready: "/healthz",
+            live: "/healthz",
+        },
+    )
+}
+
+fn scheduler(config: &Config) -> Parts {
+    let pki = |file: &str| config.paths.pki(file).display().to_string();
+    let kubeconfig = config.paths.kubeconfig("scheduler").display().to_string();
+    let port = config.tuning.ports.scheduler;
+    let arguments = flags([
+        ("bind-address", "127.0.0.1".to_owned()),
+        ("secure-port", port.to_string()),
+        ("kubeconfig", kubeconfig.clone()),
+        ("authentication-kubeconfig", kubeconfig.clone()),
+        ("authorization-kubeconfig", kubeconfig),
+        ("authorization-always-allow-paths", String::new()),
+        ("client-ca-file", pki("cluster-ca.crt")),
+        ("requestheader-client-ca-file", pki("front-proxy-ca.crt")),
+        (
+            "requestheader-allowed-names",
+            "front-proxy-client".to_owned(),
+        ),
+        ("tls-cert-file", pki("scheduler-server.crt")),
+        ("tls-private-key-file", pki("scheduler-server.key")),
+        ("leader-elect", "false".to_owned()),
+        ("profiling", "false".to_owned()),
+    ]);
+    (
+        arguments,
+        Need::Api,
+        Probe::Https {
+            port,
+            ready: "/healthz",
+            live: "/healthz",
+        },
+    )
+}
+
+fn kubelet(config: &Config) -> Parts {
+    let arguments = flags([
+        (
+            "config",
+            config.paths.config("kubelet.json").display().to_string(),
+        ),
+        (
+            "kubeconfig",
+            config.paths.kubeconfig("kubelet").display().to_string(),
+        ),
+        ("root-dir", config.paths.kubelet().display().to_string()),
+        (
+            "cert-dir",
+            config.paths.kubelet().join("pki").display().to_string(),
+        ),
+        ("hostname-override", config.node_name.clone()),
+        ("node-ip", config.node_address.to_string()),
+    ]);
+    let port = config.tuning.ports.kubelet;
+    (
+        arguments,
+        Need::Nothing,
+        Probe::Https {
+            port,
+            ready: "/healthz",
+            live: "/healthz",
+        },
+    )
+}
+
+fn kube_proxy(config: &Config) -> Parts {
+    let arguments = flags([(
+        "config",
+        config.paths.config("kube-proxy.json").display().to_string(),
+    )]);
+    let probe = Probe::Http {
+        port: config.tuning.ports.proxy_health,
+        path: "/livez",
+    };
+    (arguments, Need::Api, probe)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,438 @@
+//! From the command line to a running server, and down again: the whole walk in [`run`].
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::FlockOperation;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use slipway_images::seed::{Role, Seed};
+
+use crate::access::Access;
+use crate::board::{Board, State};
+use crate::component::{Name, component};
+use crate::error::{Context, Error, read_if_there};
+use crate::identity::{Affected, Identity};
+use crate::keeper::Keeper;
+use crate::log::info;
+use crate::network::{self, Changes};
+use crate::notify::Notify;
+use crate::options::{self, Config, Options};
+use crate::paths::Paths;
+use crate::probe::Credentials;
+use crate::{addons, files, images, node, pods, status};
+
+/// First and longest pause before something that failed is tried again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// How long a killed predecessor's components may take to let go of their ports.
+const PORT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the main thread waits for.
+#[derive(Debug)]
+enum Event {
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// Addresses or routes changed.
+    Network,
+}
+
+/// Runs a server until it is asked to stop.
+pub fn run(options: &Options) -> Result<(), Error> {
+    let (sender, events) = channel();
+    catch_signals(sender.clone())?;
+    let paths = Paths::new(&options.root);
+    paths.create()?;
+    let _lock = lock(&paths)?;
+    let seed = read_seed(options, &paths)?;
+    let changes = Changes::listen()?;
+    let mut config = configure(options, paths, seed, &changes)?;
+    if !config.control_plane_only {
+        config.paths.create_for_node()?;
+    }
+    check_ports(&config)?;
+    let identity = Identity::open(&config, SystemTime::now())?;
+    identity.refresh(&config, SystemTime::now())?;
+    files::write(&config)?;
+
+    let board = Arc::new(Board::new(Name::of(&config)));
+    let credentials = credentials(&config, &identity)?;
+    let access = Arc::new(Access::new(config.api_url(), credentials.clone()));
+    let teller = spawn("status", &config, &board, |config, board| {
+        status::tell(config, Arc::clone(board), Notify::from_environment());
+    })?;
+    let mut keepers = start(&config, &credentials, &board)?;
+    begin_work(&config, &access, &board)?;
+    watch_network(changes, sender, config.control_plane_only)?;
+
+    tend(&mut config, &identity, &access, &keepers, &board, &events);
+
+    stop(&config, &mut keepers, &board)?;
+    if teller.join().is_err() {
+        info!("the status thread panicked");
+    }
+    Ok(())
+}
+
+/// Turns signals into events.
+fn catch_signals(sender: Sender<Event>) -> Result<(), Error> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])
+        .context(|| "catch signals".to_owned())?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for _ in signals.forever() {
+                if sender.send(Event::Stop).is_err() {
+                    // The main thread is on its way out already, or still starting and failed.
+                    return;
+                }
+            }
+        })
+        .map(drop)
+        .context(|| "start a thread for signals".to_owned())
+}
+
+/// Makes sure that there is one clusterd per root; held while the file is open.
+fn lock(paths: &Paths) -> Result<File, Error> {
+    let path = paths.lock();
+    let action = || format!("lock {}", path.display());
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .context(action)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse(format!(
+            "another clusterd runs on {}; stop it first",
+            paths.root().display()
+        ))),
+        Err(error) => Err(error).context(action),
+    }
+}
+
+fn read_seed(options: &Options, paths: &Paths) -> Result<Seed, Error> {
+    let path = options.seed.clone().unwrap_or_else(|| paths.seed());
+    let Some(bytes) = read_if_there(&path)? else {
+        info!("no seed at {}; using defaults", path.display());
+        return Ok(Seed::default());
+    };
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::Seed(format!("{} is no text", path.display())))?;
+    Seed::from_json(&text).map_err(|error| Error::Seed(format!("{}: {error}", path.display())))
+}
+
+fn configure(
+    options: &Options,
+    paths: Paths,
+    seed: Seed,
+    changes: &Changes,
+) -> Result<Config, Error> {
+    if seed.cluster.role == Role::Agent {
+        return Err(Error::Seed(
+            "the seed's role is agent, which this version can't run; use role: server".to_owned(),
+        ));
+    }
+    let node_address = if options.control_plane_only {
+        network::own_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    } else {
+        network::wait_for_address(changes)?
+    };
+    Ok(Config {
+        paths,
+        seed,
+        node_name: options
+            .tuning
+            .node_name
+            .clone()
+            .map_or_else(options::node_name, Ok)?,
+        node_address,
+        control_plane_only: options.control_plane_only,
+        bin: options.bin.clone(),
+        tuning: options.tuning.clone(),
+    })
+}
+
+/// Refuses to start where somebody else listens. Without this a component would end again
+/// and again, and its log would have to be read to know why.
+fn check_ports(config: &Config) -> Result<(), Error> {
+    let ports = config.tuning.ports;
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let mut all = vec![
+        (Name::ApiServer, config.bind_address(), ports.api),
+        (Name::ControllerManager, loopback, ports.controller_manager),
+        (Name::Scheduler, loopback, ports.scheduler),
+    ];
+    if !config.control_plane_only {
+        all.push((
+            Name::Kubelet,
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            ports.kubelet,
+        ));
+        all.push((Name::KubeProxy, loopback, ports.proxy_health));
+        all.push((Name::KubeProxy, loopback, ports.proxy_metrics));
+    }
+    let until = Instant::now() + PORT_PATIENCE;
+    for (name, address, port) in all {
+        loop {
+            match TcpListener::bind((address, port)) {
+                Ok(_) => break,
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                    if Instant::now() >= until {
+                        return Err(Error::InUse(format!(
+                            "port {port}, which {name} needs, is in use by another program; stop that one (ss -ltnp shows it)"
+                        )));
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(error).context(|| format!("listen on port {port}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn credentials(config: &Config, identity: &Identity) -> Result<Credentials, Error> {
+    Ok(Credentials {
+        ca_pem: identity.cluster_ca().certificate_pem().to_owned(),
+        own: identity.own(config)?,
+    })
+}
+
+/// Starts a thread with copies of what most of them need.
+fn spawn(
+    name: &str,
+    config: &Config,
+    board: &Arc<Board>,
+    work: impl FnOnce(&Config, &Arc<Board>) + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>, Error> {
+    let (config, board) = (config.clone(), Arc::clone(board));
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || work(&config, &board))
+        .context(|| format!("start the thread {name}"))
+}
+
+fn start(
+    config: &Config,
+    credentials: &Credentials,
+    board: &Arc<Board>,
+) -> Result<Vec<Keeper>, Error> {
+    Name::of(config)
+        .iter()
+        .map(|name| {
+            let component = component(config, *name);
+            Keeper::start(
+                component,
+                credentials.clone(),
+                Arc::clone(board),
+                &config.paths,
+            )
+        })
+        .collect()
+}
+
+/// Begins what goes on beside the components: readiness, images, add-ons, the node.
+fn begin_work(config: &Config, access: &Arc<Access>, board: &Arc<Board>) -> Result<(), Error> {
+    let for_readiness = Arc::clone(access);
+    spawn("readiness", config, board, move |_, board| {
+        follow_readiness(&for_readiness, board)
+    })?;
+    let for_addons = Arc::clone(access);
+    spawn("add-ons", config, board, move |config, board| {
+        // The images first: a pod whose image isn't there yet waits ten seconds and more
+        // for its next attempt.
+        if !config.control_plane_only {
+            insist(board, "images", || images::import(config));
+        }
+        if !board.wait(api_serves) {
+            return;
+        }
+        insist(board, "add-ons", || {
+            let client = for_addons.client()?;
+            addons::apply_own(&client)?;
+            addons::apply(config, &client)
+        });
+        board.update(|facts| facts.addons_applied = true);
+    })?;
+    if !config.control_plane_only {
+        let for_node = Arc::clone(access);
+        spawn("node", config, board, move |config, board| {
+            node::follow(config, &for_node, board)
+        })?;
+    }
+    Ok(())
+}
+
+fn api_serves(facts: &crate::board::Facts) -> bool {
+    facts
+        .components
+        .get(&Name::ApiServer)
+        .is_some_and(|line| line.state == State::Up)
+}
+
+/// Tries until it works or everything ends, and keeps the reason on the board meanwhile.
+fn insist(board: &Board, what: &'static str, work: impl Fn() -> Result<usize, Error>) {
+    let mut pause = PAUSE.0;
+    let mut said = String::new();
+    loop {
+        match work() {
+            Ok(count) => {
+                info!("{what}: {count} new");
+                board.update(|facts| {
+                    facts.trouble.remove(what);
+                });
+                return;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if text != said {
+                    info!("{what}: {text}; trying again");
+                    said.clone_from(&text);
+                }
+                board.update(|facts| {
+                    facts.trouble.insert(what, text);
+                });
+            }
+        }
+        if !board.pause(pause) {
+            return;
+        }
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// Follows `/readyz`: the API with everything behind it.
+fn follow_readiness(access: &Access, board: &Board) {
+    while board.wait(|facts| api_serves(facts) && !facts.api_ready) {
+        let ready = access
+            .client()
+            .and_then(|client| client.get_text("/readyz", Duration::from_secs(10)))
+            .is_ok();
+        if ready {
+            board.update(|facts| facts.api_ready = true);
+        } else if !board.pause(Duration::from_millis(200)) {
+            return;
+        }
+    }
+}
+
+/// Turns changes of the network into events; a bare control plane is not concerned.
+fn watch_network(
+    changes: Changes,
+    sender: Sender<Event>,
+    control_plane_only: bool,
+) -> Result<(), Error> {
+    if control_plane_only {
+        return Ok(());
+    }
+    std::thread::Builder::new()
+        .name("network".to_owned())
+        .spawn(move || {
+            loop {
+                if let Err(error) = changes.wait(None) {
+                    info!("{error}; a change of the node's address needs a restart now");
+                    return;
+                }
+                if sender.send(Event::Network).is_err() {
+                    return;
+                }
+            }
+        })
+        .map(drop)
+        .context(|| "start a thread for the network".to_owned())
+}
+
+/// Keeps certificates young and true to the node's address, until asked to stop.
+fn tend(
+    config: &mut Config,
+    identity: &Identity,
+    access: &Access,
+    keepers: &[Keeper],
+    board: &Board,
+    events: &Receiver<Event>,
+) {
+    loop {
+        match events.recv_timeout(config.tuning.certificate_interval) {
+            Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Event::Network) => {
+                // Pods come and go with changes of their own: only the node's address counts.
+                match network::own_address() {
+                    Some(address) if address != config.node_address => {
+                        info!("the node's address changed to {address}");
+                        config.node_address = address;
+                    }
+                    _ => continue,
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        match renew(config, identity, access, keepers, board) {
+            Ok(()) => board.update(|facts| {
+                facts.trouble.remove("certificates");
+            }),
+            Err(error) => {
+                info!("certificates: {error}");
+                board.update(|facts| {
+                    facts.trouble.insert("certificates", error.to_string());
+                });
+            }
+        }
+    }
+}
+
+/// Renews what is due, and restarts who uses it, one after the other.
+fn renew(
+    config: &Config,
+    identity: &Identity,
+    access: &Access,
+    keepers: &[Keeper],
+    board: &Board,
+) -> Result<(), Error> {
+    let mut affected: Affected = identity.refresh(config, SystemTime::now())?;
+    affected.extend(files::write(config)?);
+    let credentials = credentials(config, identity)?;
+    access.replace(credentials.clone());
+    for keeper in keepers {
+        let name = keeper.name();
+        let component = component(config, name);
+        let restart = affected.contains(&name) || keeper.differs(&component);
+        keeper.replace(component, credentials.clone(), restart)?;
+        if !restart {
+            continue;
+        }
+        info!("restarting {name}");
+        let is = |state: State| {
+            move |facts: &crate::board::Facts| {
+                facts.stopping
+                    || facts
+                        .components
+                        .get(&name)
+                        .is_some_and(|line| line.state == state)
+            }
+        };
+        // It leaves `Up` first; a component that is slow to come back doesn't hold up the rest.
+        board.wait_for(Duration::from_secs(30), |facts| !is(State::Up)(facts));
+        board.wait_for(Duration::from_secs(120), is(State::Up));
+    }
+    Ok(())
+}
+
+/// Ends everything in the reverse order of starting.
+fn stop(config: &Config, keepers: &mut Vec<Keeper>, board: &Board) -> Result<(), Error> {
+    board.update(|facts| facts.stopping = true);
+    let machine_goes_down = config.paths.shutdown_mark().exists();
+    while let Some(mut keeper) = keepers.pop() {
+        let name = keeper.name();
+        keeper.stop()?;
+        // Now nobody starts them again, and the API is still there for their last words.
+        if name == Name::Kubelet && machine_goes_down {
+            pods::end(std::path::Path::new(pods::KUBEPODS))?;
+        }
+    }
+    info!("stopped");
+    Ok(())
+}
