@@ -176,7 +176,8 @@ fn trial(emulator: &Path, accelerator: Accelerator) -> Result<Result<(), String>
         .lines()
         .find(|l| l.contains("error") || l.contains("KVM") || l.contains("kvm"))
         .unwrap_or("")
-        .trim();
+        .trim()
+        .trim_start_matches("qemu-system-x86_64: ");
     Ok(match status.code() {
         Some(guest::PROBE_PASSED) => Ok(()),
         _ if !said.is_empty() => Err(said.to_owned()),

@@ -26,6 +26,8 @@ pub const QEMU_LOG: &str = "qemu.log";
 /// How long QEMU may take to open its control socket; it has mapped the guest's
 /// memory and opened the disks by then, on a host that may be busy.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+/// When to press the power button of a guest again that didn't hear it.
+pub const PRESS_AGAIN: Duration = Duration::from_secs(10);
 /// How long QEMU may take to answer a command.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -199,20 +201,29 @@ impl Vm {
     }
 
     /// Presses the power button and waits; `false` if the guest is still on after
-    /// `timeout`.
+    /// `timeout`. It is pressed again every few seconds: a guest that is still
+    /// booting doesn't hear it.
     ///
     /// # Errors
     /// As [`Qmp::execute`], unless QEMU has just ended.
     pub fn power_down(&mut self, timeout: Duration) -> Result<bool> {
         let deadline = Instant::now() + timeout;
-        if let Err(e) = self.press_power_button() {
-            return if self.wait(Duration::ZERO)? {
-                Ok(true)
-            } else {
-                Err(e)
-            };
+        loop {
+            if let Err(e) = self.press_power_button() {
+                return if self.wait(Duration::ZERO)? {
+                    Ok(true)
+                } else {
+                    Err(e)
+                };
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.wait(left.min(PRESS_AGAIN))? {
+                return Ok(true);
+            }
+            if left <= PRESS_AGAIN {
+                return Ok(false);
+            }
         }
-        self.wait(deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Cuts the power: QEMU ends at once and writes nothing more, which is what

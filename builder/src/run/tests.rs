@@ -362,3 +362,39 @@ fn a_node_that_is_never_ready_is_a_timeout() {
             .unwrap()
     );
 }
+
+/// The environment of a test can't be changed from within, so this one starts
+/// itself again with an empty `PATH`.
+#[test]
+fn a_missing_qemu_is_named_with_its_package() {
+    const INNER: &str = "SLIPWAY_TEST_WITHOUT_PATH";
+    if std::env::var_os(INNER).is_none() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "run::tests::a_missing_qemu_is_named_with_its_package",
+            ])
+            .env(INNER, "1")
+            .env("PATH", "")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
+        return;
+    }
+    let bench = Bench::new();
+    let error = bench.run(&tiny()).unwrap_err();
+    assert_eq!(error.kind, Kind::Missing);
+    assert_eq!(error.message(), "`qemu-system-x86_64` is not installed");
+    assert!(
+        error
+            .advice()
+            .unwrap()
+            .contains("apt-get install qemu-system-x86"),
+        "{error}"
+    );
+    assert!(bench.state().list().unwrap().is_empty());
+}

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use slipway_access::kubeconfig::Kubeconfig;
 use slipway_qemu::console::{Follow, Lines, tail};
+use slipway_qemu::vm::PRESS_AGAIN;
 use slipway_qemu::{Vm, VmDir};
 
 use super::ready::Watcher;
@@ -256,17 +257,22 @@ impl Session<'_> {
     fn power_off(&mut self) -> Result<()> {
         let name = self.started.name.clone();
         self.progress.say(&format!("powering `{name}` off"));
-        if let Err(e) = self.vm.press_power_button()
-            && !self.vm.wait(Duration::ZERO)?
-        {
-            self.progress.warn(&e.to_string());
-        }
         let deadline = Instant::now() + POWER_OFF;
+        let mut press = Instant::now();
         loop {
             self.show_console(false)?;
             if self.vm.wait(Duration::ZERO)? {
                 self.progress.say(&format!("`{name}` is off"));
                 return Ok(());
+            }
+            if Instant::now() >= press {
+                // A guest that is still booting doesn't hear it: again later.
+                if let Err(e) = self.vm.press_power_button()
+                    && !self.vm.wait(Duration::ZERO)?
+                {
+                    self.progress.warn(&e.to_string());
+                }
+                press = Instant::now() + PRESS_AGAIN;
             }
             if self.signals.take() > 0 {
                 self.progress.warn(&format!("pulling the plug of `{name}`"));
@@ -284,7 +290,7 @@ impl Session<'_> {
                 ));
             }
             let fds = [self.signals.fd(), self.vm.ended_fd()];
-            self.console.wait(&fds, deadline)?;
+            self.console.wait(&fds, deadline.min(press))?;
         }
     }
 
