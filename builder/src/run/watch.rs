@@ -275,8 +275,13 @@ impl Session<'_> {
                 press = Instant::now() + PRESS_AGAIN;
             }
             if self.signals.take() > 0 {
-                self.progress.warn(&format!("pulling the plug of `{name}`"));
-                return Ok(self.vm.kill()?);
+                self.vm.kill()?;
+                return Err(Error::new(
+                    Kind::Interrupted,
+                    format!(
+                        "the plug of `{name}` was pulled; its disk will be checked at the next start"
+                    ),
+                ));
             }
             if Instant::now() >= deadline {
                 self.show_tail();
