@@ -83,6 +83,15 @@ impl Architecture {
         }
     }
 
+    /// The kernel's name (`uname -m`).
+    pub fn kernel(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64",
+            Self::Arm64 => "aarch64",
+            Self::Armhf => "armv7l",
+        }
+    }
+
     /// Debian's multiarch triplet, the directory of libraries.
     pub fn multiarch(self) -> &'static str {
         match self {

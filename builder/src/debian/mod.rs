@@ -22,6 +22,7 @@
 //! | `unpacked/<sha256>-<rules>.{data,json}` | its wanted contents, decompressed |
 
 mod closure;
+mod deb;
 mod deb822;
 mod fetch;
 mod http;
@@ -30,6 +31,7 @@ mod mirror;
 mod openpgp;
 mod relation;
 mod release;
+mod unpack;
 mod version;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 pub use fetch::{Fetched, fetch};
 pub use mirror::{ArchiveKind, Mirror};
+pub use unpack::{Filter, take, unpack, unpack_all};
 pub use version::compare as compare_versions;
 
 use crate::atomic;
