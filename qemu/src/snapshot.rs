@@ -4,7 +4,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `machine.json` | the [`Machine`]; a restored one has the same devices |
+//! | `machine.json` | the [`Machine`], whose devices a restored one has too, and the image under its disk as it was |
 //! | `ram.zst` | QEMU's migration stream, zstd |
 //! | `disk.qcow2` | the disk, never written to again: restored machines put an overlay on it |
 //! | `vars.fd` | the firmware's variables, if it has firmware |
@@ -21,9 +21,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::disk;
+use crate::disk::{self, Identity};
 use crate::error::{At as _, Error, Result};
 use crate::machine::{Boot, Cache, DiskFormat, DiskSize, Forward, Machine};
 use crate::process::remaining;
@@ -42,13 +43,20 @@ const LEVEL: i32 = 3;
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     dir: PathBuf,
+    caught: Caught,
+}
+
+/// What `machine.json` holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Caught {
     machine: Machine,
+    /// The image under the disk; a rebuilt one would be another disk.
+    image: Option<(PathBuf, Identity)>,
 }
 
 impl Snapshot {
     /// Catches `vm`, which ends by that, and moves its disk into `dir`, which
-    /// must not exist yet and be on the same filesystem. `machine` is the
-    /// description that it was started with.
+    /// must not exist yet. `machine` is the description that it was started with.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a machine with other than one qcow2 disk, else as
@@ -64,19 +72,31 @@ impl Snapshot {
         vm.quit()?;
         let from = vm.dir().join(&disk);
         let to = aside.join("disk.qcow2");
-        fs::rename(&from, &to).at("moving the disk to", &to)?;
+        let image = match disk::backing_file(&from)? {
+            Some(image) => {
+                let identity = Identity::of(&image)?;
+                Some((image, identity))
+            }
+            None => None,
+        };
+        match fs::rename(&from, &to) {
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => fs::copy(&from, &to)
+                .and_then(|_| fs::remove_file(&from))
+                .at("moving the disk to", &to)?,
+            other => other.at("moving the disk to", &to)?,
+        }
         let mut machine = machine.clone();
         if let Boot::Firmware { vars, .. } = &mut machine.boot {
             let to = aside.join("vars.fd");
             fs::copy(vm.dir().join(&*vars), &to).at("copying the variables to", &to)?;
         }
-        let text =
-            serde_json::to_vec_pretty(&machine).map_err(|e| Error::Invalid(e.to_string()))?;
+        let caught = Caught { machine, image };
+        let text = serde_json::to_vec_pretty(&caught).map_err(|e| Error::Invalid(e.to_string()))?;
         write_private(&aside.join("machine.json"), &text)?;
         fs::rename(&aside, dir).at("renaming into", dir)?;
         Ok(Self {
             dir: dir.to_owned(),
-            machine,
+            caught,
         })
     }
 
@@ -87,19 +107,19 @@ impl Snapshot {
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("machine.json");
         let text = fs::read(&path).at("reading", &path)?;
-        let machine = serde_json::from_slice(&text).map_err(|e| Error::Corrupt {
+        let caught = serde_json::from_slice(&text).map_err(|e| Error::Corrupt {
             path,
             reason: e.to_string(),
         })?;
         Ok(Self {
             dir: dir.to_owned(),
-            machine,
+            caught,
         })
     }
 
     /// The machine as it was caught.
     pub fn machine(&self) -> &Machine {
-        &self.machine
+        &self.caught.machine
     }
 
     /// Brings it back to life in `dir`, an empty directory, on an overlay of its
@@ -108,9 +128,21 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Vm::start`]; [`Error::Refused`] if QEMU can't read the stream (another
-    /// version of it, or another machine).
+    /// version of it, or another machine); [`Error::Corrupt`] if the image under
+    /// the disk has changed since.
     pub fn restore(&self, dir: &Path, forwards: Option<Vec<Forward>>) -> Result<(Vm, Machine)> {
-        let mut machine = self.machine.clone();
+        if let Some((image, identity)) = &self.caught.image
+            && Identity::of(image)? != *identity
+        {
+            return Err(Error::Corrupt {
+                path: self.dir.clone(),
+                reason: format!(
+                    "{} is another image than the one it was taken on",
+                    image.display()
+                ),
+            });
+        }
+        let mut machine = self.caught.machine.clone();
         machine.incoming = true;
         if forwards.is_some() {
             machine.network = forwards;

@@ -127,6 +127,22 @@ fn a_caught_machine_lives_on_twice() {
 }
 
 #[test]
+fn a_snapshot_on_a_changed_image_is_refused() {
+    let _one = one_at_a_time();
+    let dir = tempfile::tempdir().unwrap();
+    let (setup, image) = tiny(&dir);
+    let mut node = Node::boot(setup);
+    node.wait_console("boot 1", SOON);
+    let snapshot = node.snapshot(&dir.path().join("snapshot"));
+    let mut changed = guest::tiny_disk();
+    changed.push(0);
+    std::fs::write(&image, changed).unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let said = snapshot.restore(target.path(), None).unwrap_err();
+    assert!(said.to_string().contains("another image"), "{said}");
+}
+
+#[test]
 fn a_damaged_snapshot_is_refused() {
     let _one = one_at_a_time();
     let dir = tempfile::tempdir().unwrap();

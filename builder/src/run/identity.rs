@@ -2,13 +2,12 @@
 //! is valid before the node has booted for the first time.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use slipway_access::kubeconfig::Kubeconfig;
 use slipway_access::pki::{Cas, CertificateAuthority, Leaf};
-use slipway_images::seed::{CaPair, Seed};
+use slipway_images::seed::Seed;
 use slipway_qemu::state::write_private;
 use slipway_qemu::{VmDir, VmName};
 
@@ -30,35 +29,25 @@ const BACKDATED: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 /// [`Kind::Input`] if the seed that is there is broken.
 pub fn provide(dir: &VmDir, api_port: u16) -> Result<()> {
     let path = dir.file(SEED_FILE);
-    let now = SystemTime::now();
     if !path.exists() {
-        let text = compose(dir.name(), now)?;
-        write_private(&path, text.as_bytes())?;
+        write_private(&path, seed(dir.name())?.as_bytes())?;
     }
-    let ca = cluster_ca(&path)?;
-    let client = ca
-        .issue(&Leaf::client("slipway-admin", Some("system:masters")), now)
-        .map_err(|e| {
-            Error::new(
-                Kind::Bug,
-                format!("making the administrator's certificate: {e}"),
-            )
-        })?;
+    let text = fs::read_to_string(&path).at("reading", &path)?;
+    let config = kubeconfig(&text, dir.name(), api_port).map_err(|e| {
+        e.within(path.display())
+            .hint("`--fresh` makes a new one and starts the machine over, losing its disk")
+    })?;
     let path = dir.kubeconfig();
-    Kubeconfig {
-        cluster: dir.name().to_string(),
-        user: "admin".into(),
-        server: format!("https://127.0.0.1:{api_port}"),
-        ca_pem: ca.certificate_pem().to_owned(),
-        client,
-    }
-    .write(&path)
-    .at("writing", &path)
+    config.write(&path).at("writing", &path)
 }
 
-/// A seed for a single server. JSON is YAML, and quotes what needs it.
-fn compose(name: &VmName, now: SystemTime) -> Result<String> {
-    let cas = Cas::generate("slipway", now - BACKDATED)
+/// A seed for a single server of this name, with new CAs. JSON is YAML, and
+/// quotes what needs it.
+///
+/// # Errors
+/// [`Kind::Bug`] if no key can be made.
+pub fn seed(name: &VmName) -> Result<String> {
+    let cas = Cas::generate("slipway", SystemTime::now() - BACKDATED)
         .map_err(|e| Error::new(Kind::Bug, format!("making the cluster's CAs: {e}")))?;
     let pair = |ca: &CertificateAuthority| json!({ "certificate": ca.certificate_pem(), "key": ca.key_pem() });
     let seed = json!({
@@ -79,20 +68,36 @@ fn compose(name: &VmName, now: SystemTime) -> Result<String> {
     Ok(format!("#cloud-config\n{seed:#}\n"))
 }
 
-/// The cluster's CA out of a seed.
-fn cluster_ca(path: &Path) -> Result<CertificateAuthority> {
-    let broken = |why: String| {
-        Error::new(Kind::Input, format!("{}: {why}", path.display()))
-            .hint("`--fresh` makes a new one and starts the machine over, losing its disk")
-    };
-    let text = fs::read_to_string(path).at("reading", path)?;
-    let seed = Seed::parse(&text).map_err(|e| broken(e.to_string()))?.seed;
-    let CaPair { certificate, key } = seed
+/// The administrator of the cluster that `seed` describes, at `api_port` of
+/// loopback, with a certificate made now.
+///
+/// # Errors
+/// [`Kind::Input`] if the seed is broken or has no CAs.
+pub fn kubeconfig(seed: &str, name: &VmName, api_port: u16) -> Result<Kubeconfig> {
+    let broken = |why: String| Error::new(Kind::Input, why);
+    let ca = Seed::parse(seed)
+        .map_err(|e| broken(e.to_string()))?
+        .seed
         .cluster
         .ca
         .ok_or_else(|| broken("the seed has no CAs".into()))?
         .cluster;
-    CertificateAuthority::from_pem(&certificate, key.reveal()).map_err(|e| broken(e.to_string()))
+    let ca = CertificateAuthority::from_pem(&ca.certificate, ca.key.reveal())
+        .map_err(|e| broken(e.to_string()))?;
+    let admin = Leaf::client("slipway-admin", Some("system:masters"));
+    let client = ca.issue(&admin, SystemTime::now()).map_err(|e| {
+        Error::new(
+            Kind::Bug,
+            format!("making the administrator's certificate: {e}"),
+        )
+    })?;
+    Ok(Kubeconfig {
+        cluster: name.to_string(),
+        user: "admin".into(),
+        server: format!("https://127.0.0.1:{api_port}"),
+        ca_pem: ca.certificate_pem().to_owned(),
+        client,
+    })
 }
 
 #[cfg(test)]
