@@ -13,6 +13,7 @@ mod recipe;
 mod rust;
 mod store;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -119,9 +120,17 @@ impl Toolchains {
             Ok(Self { go, rust })
         })
     }
+
+    /// Their names and versions, for a lock.
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            ("go".to_owned(), self.go.version.clone()),
+            ("rust".to_owned(), self.rust.release.clone()),
+        ])
+    }
 }
 
-/// The Go programs of a node: `kube`, `containerd-shim-runc-v2`, `cni`.
+/// The Go programs of a node: `kube`, `foundation`, `containerd-shim-runc-v2`, `cni`.
 ///
 /// # Errors
 /// [`Kind::Missing`] without a Go that is new enough, [`Kind::Tool`] if it fails,
@@ -138,6 +147,7 @@ pub fn go(
     recipe
         .go
         .iter()
+        .filter(|program| !program.host)
         .map(|program| {
             golang::Job {
                 dir: &dir,
@@ -147,6 +157,32 @@ pub fn go(
             .build(&tools.go, &store, progress)
         })
         .collect()
+}
+
+/// A tool of `components.toml` for this machine, such as `kubectl`.
+///
+/// # Errors
+/// As for [`go`]; [`Kind::Bug`] for a name that isn't there.
+pub fn host_tool(
+    source: &Source,
+    tools: &Toolchains,
+    name: &str,
+    cache: &Path,
+    progress: &Progress,
+) -> Result<Built> {
+    let dir = source.path(COMPONENTS);
+    let recipe: recipe::Components = recipe::read(&dir.join("components.toml"))?;
+    let program = recipe
+        .go
+        .iter()
+        .find(|p| p.host && p.name == name)
+        .ok_or_else(|| Error::new(Kind::Bug, format!("components.toml has no host tool {name}")))?;
+    let job = golang::Job {
+        dir: &dir,
+        program,
+        arch: Architecture::host()?,
+    };
+    job.build(&tools.go, &Store::new(cache), progress)
 }
 
 /// The Rust programs of a node: `init`, `clusterd`.

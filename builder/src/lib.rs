@@ -5,18 +5,24 @@
 
 pub mod atomic;
 pub mod board;
-pub mod debian;
-pub mod error;
-pub mod formats;
-pub mod progress;
-pub mod run;
-pub mod recipe;
-pub mod tree;
+pub mod build;
 pub mod components;
+pub mod debian;
 pub mod digest;
+pub mod error;
+pub mod firmware;
+pub mod formats;
 pub mod inventory;
+pub mod lock;
+pub mod manifest;
 pub mod oci;
+pub mod progress;
+pub mod recipe;
+pub mod root;
+pub mod run;
+pub mod sbom;
 pub mod source;
 pub mod time;
+pub mod tree;
 
 pub use error::{Error, Kind, Result};

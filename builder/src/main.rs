@@ -1,15 +1,16 @@
 //! `slipway`: the command. Arguments become requests here; the work is done in
 //! the library.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use slipway::build;
+use slipway::components::{self, Toolchains};
 use slipway::progress::{self, Progress};
-use slipway::source::Source;
-use slipway::{Error, Kind, Result};
+use slipway::run::{self, Context};
+use slipway::source::{Source, cache_dir};
+use slipway::{Error, Kind, Result, build, firmware};
 
 /// Builds bootable, immutable Kubernetes images, and runs them.
 #[derive(Parser)]
@@ -23,12 +24,27 @@ struct Cli {
     /// The checkout to build from [default: the one around the current directory].
     #[arg(long, global = true, env = "SLIPWAY_SOURCE", value_name = "DIR")]
     source: Option<PathBuf>,
+    /// Where fetched and built parts are kept between builds [default: the user's cache].
+    #[arg(long, global = true, env = "SLIPWAY_CACHE", value_name = "DIR")]
+    cache: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Build an image of a board.
     Build(BuildArgs),
+    /// Boot an image in QEMU.
+    Run(run::RunArgs),
+    /// List the machines that were run.
+    Ps(run::PsArgs),
+    /// Stop a machine as its power button would.
+    Stop(run::StopArgs),
+    /// Remove a machine that is stopped, with its disk.
+    Rm(run::RmArgs),
+    /// Show a machine's serial console.
+    Console(run::ConsoleArgs),
+    /// Run kubectl against a machine's cluster.
+    Kubectl(run::KubectlArgs),
 }
 
 #[derive(clap::Args)]
@@ -48,9 +64,6 @@ struct BuildArgs {
     /// on the mirror (it is refused by default), and note it in the manifest.
     #[arg(long, env = "SLIPWAY_SKIP_STALE")]
     skip_stale: bool,
-    /// Where fetched and built parts are kept between builds [default: the user's cache].
-    #[arg(long, env = "SLIPWAY_CACHE", value_name = "DIR")]
-    cache: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -66,22 +79,56 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
-    let source = || Source::find(cli.source.as_deref());
+    let cache = cache_dir(cli.cache.clone())?;
+    let images = || match Source::find(cli.source.as_deref()) {
+        Ok(source) => source.path(IMAGES),
+        // An image can be run from anywhere by its path.
+        Err(_) => PathBuf::from(IMAGES),
+    };
+    let fetch_firmware = || firmware::fetch(cli.source.as_deref(), &cache, progress);
+    let context = || -> Result<Context<'_>> {
+        Ok(Context {
+            state: slipway_qemu::StateDir::from_env()?,
+            images: images(),
+            fetch_firmware: &fetch_firmware,
+        })
+    };
     match cli.command {
-        Command::Build(args) => {
-            let source = source()?;
-            let request = build::Request {
-                board: args.board,
-                out: args.out.unwrap_or_else(|| source.path("target/images")),
-                mirror: args.mirror,
-                locked: args.locked,
-                skip_stale: args.skip_stale,
-                cache: slipway::source::cache_dir(args.cache)?,
-            };
-            let built = build::build(&source, &request, progress)?;
-            progress.result(&built)?;
+        Command::Build(args) => build_image(args, cli.source.as_deref(), cache.clone(), progress),
+        Command::Run(args) => run::run(&args, &context()?, progress),
+        Command::Ps(args) => run::ps(&args, &context()?, progress),
+        Command::Stop(args) => run::stop(&args, &context()?, progress),
+        Command::Rm(args) => run::rm(&args, &context()?, progress),
+        Command::Console(args) => run::console(&args, &context()?, progress),
+        Command::Kubectl(args) => {
+            let source = Source::find(cli.source.as_deref())?;
+            let tools = Toolchains::find(&source)?;
+            let kubectl = components::host_tool(&source, &tools, "kubectl", &cache, progress)?;
+            match run::kubectl(&args, &context()?, &kubectl.path)? {}
         }
     }
+}
+
+/// Where images go in a checkout unless asked otherwise.
+const IMAGES: &str = "target/images";
+
+fn build_image(
+    args: BuildArgs,
+    source: Option<&Path>,
+    cache: PathBuf,
+    progress: &Progress,
+) -> Result<ExitCode> {
+    let source = Source::find(source)?;
+    let request = build::Request {
+        board: args.board,
+        out: args.out.unwrap_or_else(|| source.path(IMAGES)),
+        mirror: args.mirror,
+        locked: args.locked,
+        skip_stale: args.skip_stale,
+        cache,
+    };
+    let built = build::build(&source, &request, progress)?;
+    progress.result(&built)?;
     Ok(ExitCode::SUCCESS)
 }
 

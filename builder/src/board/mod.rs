@@ -83,6 +83,22 @@ impl Architecture {
         }
     }
 
+    /// This machine's.
+    ///
+    /// # Errors
+    /// [`Kind::Missing`] where it is none that images are built for.
+    pub fn host() -> Result<Self> {
+        match std::env::consts::ARCH {
+            "x86_64" => Ok(Self::Amd64),
+            "aarch64" => Ok(Self::Arm64),
+            "arm" => Ok(Self::Armhf),
+            other => Err(Error::new(
+                Kind::Missing,
+                format!("there are no tools for a machine of architecture {other}"),
+            )),
+        }
+    }
+
     /// The kernel's name (`uname -m`).
     pub fn kernel(self) -> &'static str {
         match self {

@@ -27,6 +27,9 @@ pub struct GoProgram {
     pub package: String,
     /// The module whose version is the program's.
     pub module: String,
+    /// Whether it is a tool for the building machine and not part of images.
+    #[serde(default)]
+    pub host: bool,
     /// Build tags.
     #[serde(default)]
     pub tags: Vec<String>,

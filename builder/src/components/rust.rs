@@ -56,7 +56,7 @@ pub struct Toolchain {
     /// The whole of `rustc -vV`: version, commit, host and LLVM.
     pub version: String,
     /// Its release: `1.95.0`.
-    release: String,
+    pub release: String,
     commit: String,
     sysroot: PathBuf,
 }

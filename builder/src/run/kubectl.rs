@@ -26,22 +26,21 @@ pub struct KubectlArgs {
     pub args: Vec<OsString>,
 }
 
-/// Becomes kubectl. `kube` is the multi-call binary of the host's architecture,
-/// which looks at the name that it is started under.
+/// Becomes kubectl, which is at `program`.
 ///
 /// # Errors
-/// [`Kind::Usage`] if there is no such machine, [`Kind::Missing`] if `kube` isn't
-/// there or can't be run. On success it doesn't return.
-pub fn kubectl(args: &KubectlArgs, context: &Context<'_>, kube: &Path) -> Result<Infallible> {
+/// [`Kind::Usage`] if there is no such machine, [`Kind::Missing`] if the program
+/// isn't there or can't be run. On success it doesn't return.
+pub fn kubectl(args: &KubectlArgs, context: &Context<'_>, program: &Path) -> Result<Infallible> {
     let dir = chosen(&context.state, args.name.as_ref())?;
-    let error = Command::new(kube)
+    let error = Command::new(program)
         .arg0("kubectl")
         .args(&args.args)
         .env("KUBECONFIG", dir.kubeconfig())
         .exec();
     Err(Error::new(
         Kind::Missing,
-        format!("running kubectl ({}): {error}", kube.display()),
+        format!("running kubectl ({}): {error}", program.display()),
     )
     .hint("`slipway build` makes it along with an image"))
 }

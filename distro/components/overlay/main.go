@@ -8,6 +8,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -48,11 +49,10 @@ func write(out string) error {
 	if err != nil {
 		return err
 	}
-	source, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	root, err := moduleDir()
 	if err != nil {
-		return fmt.Errorf("finding %s in the module cache: %w", module, err)
+		return err
 	}
-	root := strings.TrimSpace(string(source))
 	here, err := os.Getwd()
 	if err != nil {
 		return err
@@ -93,4 +93,15 @@ func write(out string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(out, "overlay.json"), description, 0o644)
+}
+
+// moduleDir is where the module's sources are. Asking for a package rather than
+// for the module fetches them if they aren't there, and holds to go.sum.
+func moduleDir() (string, error) {
+	out, err := exec.Command("go", "list", "-f", "{{.Module.Dir}}", module+"/plugins/main/bridge").Output()
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		return "", fmt.Errorf("finding %s: %s", module, failed.Stderr)
+	}
+	return strings.TrimSpace(string(out)), err
 }

@@ -1,0 +1,478 @@
+//! The walk from a board's TOML to an image. [`build`] is the whole of it, a
+//! step a line; the rooms it passes through are the modules it calls.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use slipway_images::info::ImageInfo;
+use slipway_images::layout::{self, Slot, Table, derive_uuid};
+
+use crate::atomic;
+use crate::board::Board;
+use crate::components::{self, Addon, Built as Program, Toolchains};
+use crate::debian::{self, Fetched, Mirror};
+use crate::digest;
+use crate::error::{At as _, Error, Kind, Result};
+use crate::formats::{ext4, fat, gpt, uki, zst};
+use crate::inventory::{self, Origin, Part};
+use crate::lock::Lock;
+use crate::manifest::{self, Manifest};
+use crate::progress::Progress;
+use crate::root::{self, Root};
+use crate::sbom;
+use crate::source::Source;
+use crate::time;
+use crate::tree::Tree;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Name of a board.
+    pub board: String,
+    /// Where outputs go.
+    pub out: PathBuf,
+    /// A Debian mirror other than the host's own.
+    pub mirror: Option<String>,
+    /// A lock whose inputs to take.
+    pub locked: Option<PathBuf>,
+    /// Whether to go on without a suite that is past its date.
+    pub skip_stale: bool,
+    /// Where fetched and built parts are kept.
+    pub cache: PathBuf,
+}
+
+/// What a build left in the output directory.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Outputs {
+    /// The board.
+    pub board: String,
+    /// The image's version.
+    pub version: String,
+    /// The raw image, sparse.
+    pub image: PathBuf,
+    /// The download.
+    pub compressed: PathBuf,
+    /// What is in it.
+    pub manifest: PathBuf,
+    /// What it was made from.
+    pub lock: PathBuf,
+    /// The bill of materials.
+    pub sbom: PathBuf,
+    /// Bytes of the download.
+    pub compressed_size: u64,
+    /// Whether all this was there already, from the same inputs.
+    pub up_to_date: bool,
+}
+
+impl fmt::Display for Outputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} {}{}",
+            self.board,
+            self.version,
+            if self.up_to_date { " (nothing has changed)" } else { "" }
+        )?;
+        writeln!(f, "  image     {}", self.image.display())?;
+        let megabytes = self.compressed_size as f64 / 1e6;
+        writeln!(f, "  download  {} ({megabytes:.1} MB)", self.compressed.display())?;
+        writeln!(f, "  manifest  {}", self.manifest.display())?;
+        writeln!(f, "  lock      {}", self.lock.display())?;
+        write!(f, "  sbom      {}", self.sbom.display())
+    }
+}
+
+/// Builds the image of a board.
+///
+/// # Errors
+/// Those of each step; a failed or stopped build leaves the previous outputs as
+/// they were.
+pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<Outputs> {
+    let board = Board::load(&source.path("board-configs"), &request.board)?;
+    let _alone = lock_directory(&request.out)?;
+    let tools = Toolchains::find(source)?;
+    let mirror = Mirror::resolve(request.mirror.as_deref())?;
+
+    let (lock, warnings) = inputs(source, request, &board, &tools, &mirror, progress)?;
+    let stamp = Stamp::new(&lock, &board)?;
+    if let Some(outputs) = stamp.up_to_date(&request.out) {
+        return Ok(outputs);
+    }
+
+    let identity = Identity::new(&board, &lock)?;
+    let packages = debian::fetch(&mirror, &lock.packages, &request.cache, progress)?;
+    let parts = own_parts(source, &board, &tools, lock.epoch, &request.cache, progress)?;
+    let info = identity.info(&board, &parts.programs)?;
+    let root = root::assemble(
+        &root::Ingredients {
+            source,
+            board: &board,
+            packages: &packages,
+            programs: &parts.programs,
+            addons: &parts.addons,
+            info: &info,
+            cache: &request.cache,
+        },
+        progress,
+    )?;
+    let uki = unified_kernel(&board, &root, &identity, lock.epoch)?;
+    let esp = boot_partition(&root, &identity, uki)?;
+
+    let names = Names::new(&request.out, &board.name);
+    let written = write_image(&names.image, &board, &root.tree, &esp, &identity, lock.epoch, progress)?;
+    let compressed = zst::compress(
+        &names.image,
+        &names.compressed,
+        board.image.compression_level,
+        &request.cache,
+        threads(),
+        progress,
+    )?;
+
+    let inventory = inventory(&packages, &parts);
+    let manifest = Manifest {
+        format: manifest::FORMAT,
+        board: board.name.clone(),
+        version: identity.version.clone(),
+        built: time::rfc3339(lock.epoch),
+        kubernetes: info.kubernetes.clone(),
+        image: manifest::File {
+            size: compressed.image,
+            sha256: digest::to_hex(&compressed.image_sha256),
+        },
+        download: manifest::File {
+            size: compressed.compressed,
+            sha256: digest::to_hex(&compressed.compressed_sha256),
+        },
+        partitions: manifest::partitions(&written.table),
+        root: manifest::RootSizes::new(&written.root, &root.tree),
+        recipe: root.steps.clone(),
+        warnings,
+        parts: inventory,
+    };
+    let bill = sbom::document(
+        &sbom::Subject {
+            name: &board.name,
+            version: &identity.version,
+            inputs: &identity.digest,
+            image_sha256: &manifest.image.sha256,
+            created: &manifest.built,
+        },
+        &manifest.parts,
+    );
+    atomic::write(&names.manifest, &pretty(&manifest)?, 0o644)?;
+    atomic::write(&names.sbom, &pretty(&bill)?, 0o644)?;
+    atomic::write(&names.lock, lock.text()?.as_bytes(), 0o644)?;
+    let outputs = names.outputs(&board, &identity, compressed.compressed);
+    stamp.leave(&request.out, &outputs)?;
+    Ok(outputs)
+}
+
+/// The exact inputs: those of the lock that was given, or today's; with them
+/// the warnings that belong into the manifest.
+fn inputs(
+    source: &Source,
+    request: &Request,
+    board: &Board,
+    tools: &Toolchains,
+    mirror: &Mirror,
+    progress: &Progress,
+) -> Result<(Lock, Vec<String>)> {
+    let mut sources = source.digests()?;
+    sources.insert("board".to_owned(), board.digest()?);
+    let versions = tools.versions();
+    if let Some(path) = &request.locked {
+        let lock = Lock::read(path)?;
+        lock.check(&board.name, &sources, &versions)
+            .map_err(|e| e.within(path.display()))?;
+        return Ok((lock, Vec::new()));
+    }
+    let archive = debian::open(mirror, board, &request.cache, request.skip_stale, progress)?;
+    for warning in archive.warnings() {
+        progress.warn(warning);
+    }
+    let mut wanted = board.packages.install.clone();
+    wanted.extend([board.kernel.package.clone(), board.boot.package.clone()]);
+    let packages = archive.closure(&wanted, &board.packages.exclude)?;
+    let lock = Lock::new(&board.name, archive.snapshot(), packages, sources, versions);
+    Ok((lock, archive.warnings().to_vec()))
+}
+
+/// Names and numbers that follow from the inputs alone.
+struct Identity {
+    version: String,
+    digest: String,
+    epoch: i64,
+}
+
+impl Identity {
+    fn new(board: &Board, lock: &Lock) -> Result<Self> {
+        Ok(Self {
+            version: lock.version()?,
+            digest: format!("{}:{}", board.name, lock.digest()?),
+            epoch: lock.epoch,
+        })
+    }
+
+    fn seed(&self) -> &[u8] {
+        self.digest.as_bytes()
+    }
+
+    fn info(&self, board: &Board, programs: &[Program]) -> Result<ImageInfo> {
+        let kubernetes = programs
+            .iter()
+            .find(|p| p.name == "kube")
+            .map(|p| p.version.clone())
+            .ok_or_else(|| Error::new(Kind::Bug, "there is no program `kube` among the components"))?;
+        Ok(ImageInfo {
+            board: board.name.clone(),
+            version: self.version.clone(),
+            built: self.epoch,
+            kubernetes,
+            arch: board.architecture.kernel().to_owned(),
+            root_uuid: derive_uuid(self.seed(), "root filesystem"),
+        })
+    }
+}
+
+/// What this repository builds for an image.
+struct OwnParts {
+    programs: Vec<Program>,
+    addons: Vec<Addon>,
+}
+
+fn own_parts(
+    source: &Source,
+    board: &Board,
+    tools: &Toolchains,
+    epoch: i64,
+    cache: &Path,
+    progress: &Progress,
+) -> Result<OwnParts> {
+    let arch = board.architecture;
+    let mut programs = components::node(source, tools, arch, cache, progress)?;
+    programs.extend(components::go(source, tools, arch, cache, progress)?);
+    let addons = components::addons(source, tools, arch, epoch, cache, progress)?;
+    Ok(OwnParts { programs, addons })
+}
+
+fn unified_kernel(board: &Board, root: &Root, identity: &Identity, epoch: i64) -> Result<Vec<u8>> {
+    let initrd = crate::formats::cpio::compressed(&root.initrd, epoch, INITRD_LEVEL)?;
+    let mut words = vec![format!("root=UUID={}", derive_uuid(identity.seed(), "root filesystem"))];
+    words.extend(board.kernel.command_line.iter().cloned());
+    uki::assemble(uki::Parts {
+        stub: &root.boot.stub,
+        linux: &root.boot.kernel,
+        initrd: &initrd,
+        cmdline: &words.join(" "),
+        os_release: &root.boot.os_release,
+        uname: &root.boot.release,
+    })
+}
+
+/// zstd level of the initrd: it is small, so the best that the kernel's own
+/// decoder has the window for.
+const INITRD_LEVEL: i32 = 19;
+
+fn boot_partition(root: &Root, identity: &Identity, uki: Vec<u8>) -> Result<Tree> {
+    let mut esp = Tree::new();
+    esp.file("EFI/BOOT/BOOTX64.EFI", 0o644, root.boot.loader.to_vec())?;
+    esp.file(&format!("EFI/Linux/slipway-{}.efi", identity.version), 0o644, uki)?;
+    esp.file("loader/loader.conf", 0o644, LOADER_CONF)?;
+    Ok(esp)
+}
+
+/// systemd-boot's settings (loader.conf(5)): no menu unless a key is held, no
+/// editing of the command line, and the newest image that is not used up.
+const LOADER_CONF: &str = "timeout 0\neditor no\nconsole-mode keep\nauto-firmware no\n";
+
+struct Written {
+    table: Table,
+    root: ext4::Stats,
+}
+
+fn write_image(
+    target: &Path,
+    board: &Board,
+    root: &Tree,
+    esp: &Tree,
+    identity: &Identity,
+    epoch: i64,
+    progress: &Progress,
+) -> Result<Written> {
+    let seed = identity.seed();
+    let table = root::sizes(board)
+        .shipped(seed)
+        .map_err(|e| Error::new(Kind::Input, format!("board {}: {e}", board.name)))?;
+    let mut stats = None;
+    gpt::assemble(target, &table, |file, table| {
+        let boot = gpt::partition(table, layout::ESP)?;
+        let serial = derive_uuid(seed, "boot partition").as_u128() as u32;
+        let options = fat::Options {
+            size: boot.size().get(),
+            label: "SLIPWAY".to_owned(),
+            serial,
+            epoch,
+        };
+        fat::write(esp, file, boot.offset().get(), &options)?;
+        let slot = gpt::partition(table, Slot::A.root())?;
+        let options = ext4::Options {
+            size: root::filesystem_size(slot.size().get()),
+            uuid: derive_uuid(seed, "root filesystem"),
+            label: "slipway-root".to_owned(),
+            epoch,
+        };
+        stats = Some(ext4::write(root, file, slot.offset().get(), &options, progress)?);
+        Ok(())
+    })?;
+    let root = stats.ok_or_else(|| Error::new(Kind::Bug, "the root was not written"))?;
+    Ok(Written { table, root })
+}
+
+fn inventory(packages: &[Fetched], parts: &OwnParts) -> Vec<Part> {
+    let debian = packages.iter().map(|f| Part {
+        architecture: Some(f.package.architecture.clone()),
+        sha256: Some(f.package.sha256.clone()),
+        ..Part::new(Origin::Debian, &f.package.name, &f.package.version)
+    });
+    let programs = parts
+        .programs
+        .iter()
+        .chain(parts.addons.iter().filter_map(|a| a.built.as_ref()))
+        .flat_map(Program::parts);
+    let images = parts.addons.iter().filter_map(|a| a.image.as_ref()).map(|i| {
+        let (name, tag) = i.reference.rsplit_once(':').unwrap_or((&i.reference, ""));
+        Part {
+            sha256: Some(i.sha256.clone()),
+            ..Part::new(Origin::Slipway, name, tag)
+        }
+    });
+    inventory::tidy(debian.chain(programs).chain(images).collect())
+}
+
+fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|e| Error::new(Kind::Bug, format!("writing JSON: {e}")))?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Threads for compression: what the machine has.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The output files of a board.
+struct Names {
+    image: PathBuf,
+    compressed: PathBuf,
+    manifest: PathBuf,
+    lock: PathBuf,
+    sbom: PathBuf,
+}
+
+impl Names {
+    fn new(out: &Path, board: &str) -> Self {
+        let file = |suffix: &str| out.join(format!("{board}.{suffix}"));
+        Self {
+            image: file("img"),
+            compressed: file("img.zst"),
+            manifest: file("manifest.json"),
+            lock: file("lock"),
+            sbom: file("spdx.json"),
+        }
+    }
+
+    fn outputs(self, board: &Board, identity: &Identity, compressed_size: u64) -> Outputs {
+        Outputs {
+            board: board.name.clone(),
+            version: identity.version.clone(),
+            image: self.image,
+            compressed: self.compressed,
+            manifest: self.manifest,
+            lock: self.lock,
+            sbom: self.sbom,
+            compressed_size,
+            up_to_date: false,
+        }
+    }
+}
+
+/// One build at a time in a directory, whoever runs it.
+fn lock_directory(out: &Path) -> Result<fs::File> {
+    use rustix::fs::{FlockOperation, flock};
+    fs::create_dir_all(out).at("creating", out)?;
+    let path = out.join(".lock");
+    let file = fs::File::create(&path).at("creating", &path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
+            Kind::Missing,
+            format!("another build is writing to {}", out.display()),
+        )
+        .hint("wait for it, or choose another directory with --out")),
+        Err(e) => Err(Error::io("locking", &path, &e.into())),
+    }
+}
+
+/// A note beside the outputs of which inputs they came from, by which a second
+/// build knows that there is nothing to do.
+struct Stamp {
+    file: String,
+    inputs: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Left {
+    inputs: String,
+    outputs: Outputs,
+    /// File to (length, modification time in nanoseconds).
+    files: BTreeMap<PathBuf, (u64, i128)>,
+}
+
+impl Stamp {
+    fn new(lock: &Lock, board: &Board) -> Result<Self> {
+        Ok(Self {
+            file: format!(".{}.stamp", board.name),
+            inputs: lock.digest()?,
+        })
+    }
+
+    fn up_to_date(&self, out: &Path) -> Option<Outputs> {
+        let text = fs::read(out.join(&self.file)).ok()?;
+        let left: Left = serde_json::from_slice(&text).ok()?;
+        let same = left.inputs == self.inputs
+            && left.files.iter().all(|(p, was)| identify(p).is_ok_and(|is| is == *was));
+        same.then_some(Outputs { up_to_date: true, ..left.outputs })
+    }
+
+    fn leave(&self, out: &Path, outputs: &Outputs) -> Result<()> {
+        let files = [
+            &outputs.image,
+            &outputs.compressed,
+            &outputs.manifest,
+            &outputs.lock,
+            &outputs.sbom,
+        ];
+        let files = files
+            .into_iter()
+            .map(|p| Ok((p.clone(), identify(p).at("reading", p)?)))
+            .collect::<Result<_>>()?;
+        let left = Left {
+            inputs: self.inputs.clone(),
+            outputs: outputs.clone(),
+            files,
+        };
+        atomic::write(&out.join(&self.file), &pretty(&left)?, 0o644)
+    }
+}
+
+fn identify(path: &Path) -> std::io::Result<(u64, i128)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let meta = fs::metadata(path)?;
+    let time = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+    Ok((meta.len(), time))
+}
