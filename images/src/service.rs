@@ -26,9 +26,10 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 /// Names that `after` may hold besides services: `network` (an address is configured),
-/// `seed` (the seed is usable) and `time` (the clock was set from a server).
+/// `seed` (the seed is usable), `modules` (the lists of modules and sysctls are through) and
+/// `time` (the clock was set from a server).
 /// That `/var` is mounted is a condition of every service.
-pub const CONDITIONS: [&str; 3] = ["network", "seed", "time"];
+pub const CONDITIONS: [&str; 4] = ["network", "seed", "modules", "time"];
 
 /// One service, as its TOML file gives it and checked.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

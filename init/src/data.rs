@@ -42,7 +42,10 @@ pub enum Found {
         clean: bool,
     },
     /// Our filesystem without its primary superblock.
-    Damaged,
+    Damaged {
+        /// The block of a copy of the superblock.
+        copy: u64,
+    },
     /// Nothing, or a filesystem whose making was interrupted.
     Empty,
     /// Something that is not ours.
@@ -65,7 +68,9 @@ pub fn inspect<D: Read + Seek>(device: &mut D, unfinished: bool) -> io::Result<F
         if let Some(sb) = Superblock::read_at(device, offset)?
             && sb.label == LABEL
         {
-            return Ok(Found::Damaged);
+            return Ok(Found::Damaged {
+                copy: offset / sb.block_size,
+            });
         }
     }
     device.seek(SeekFrom::Start(0))?;
@@ -116,7 +121,8 @@ pub fn prepare(
     let mut notes = Vec::new();
     match &found {
         Found::Ours { clean: true } => {}
-        Found::Ours { clean: false } | Found::Damaged => notes.push(check(reaper, device)?),
+        Found::Ours { clean: false } => notes.push(check(reaper, device, None)?),
+        Found::Damaged { copy } => notes.push(check(reaper, device, Some(*copy))?),
         Found::Empty => {
             run(
                 reaper,
@@ -182,9 +188,20 @@ fn run(reaper: &Reaper, command: &mut Command) -> Result<ExitStatus, Failure> {
     Err(Failure(format!("{command:?}: {status}: {}", output.trim())))
 }
 
-fn check(reaper: &Reaper, device: &Path) -> Result<String, Failure> {
+/// Arguments of e2fsck: mend what is safe without asking, by a copy of the superblock if so.
+fn fsck_arguments(copy: Option<u64>) -> Vec<String> {
+    let mut arguments = vec!["-p".to_owned()];
+    if let Some(block) = copy {
+        // -p gives up on a bad primary; -y takes the copy's word and checks everything.
+        arguments = ["-y", "-B", "4096", "-b"].map(str::to_owned).to_vec();
+        arguments.push(block.to_string());
+    }
+    arguments
+}
+
+fn check(reaper: &Reaper, device: &Path, copy: Option<u64>) -> Result<String, Failure> {
     let mut command = Command::new(E2FSCK);
-    let (status, output) = reaper.output(command.arg("-p").arg(device))?;
+    let (status, output) = reaper.output(command.args(fsck_arguments(copy)).arg(device))?;
     for line in output.lines() {
         say!("data: {line}");
     }

@@ -54,6 +54,16 @@ fn assert_sound(path: &std::path::Path) {
     assert!(text.contains("No problems found"), "{text}");
 }
 
+/// What a table could be in: the first and the last MiB.
+fn ends(file: &tempfile::NamedTempFile) -> Vec<u8> {
+    let mut disk = open(file);
+    let mut bytes = vec![0; 2 << 20];
+    disk.read_exact(&mut bytes[..1 << 20]).unwrap();
+    disk.seek(SeekFrom::End(-(1 << 20))).unwrap();
+    disk.read_exact(&mut bytes[1 << 20..]).unwrap();
+    bytes
+}
+
 #[test]
 fn a_shipped_image_becomes_whole_once() {
     let file = image(2048 * MIB);
@@ -69,13 +79,13 @@ fn a_shipped_image_becomes_whole_once() {
         .attributes;
     assert_eq!(attributes, ATTRIBUTE_UNFINISHED);
 
-    let before = std::fs::read(file.path()).unwrap();
+    let before = ends(&file);
     let again = grow(&mut open(&file), b"other").unwrap();
     assert!(
         !again.changed && again.data_unfinished && again.note.is_empty(),
         "{again:?}"
     );
-    assert!(before == std::fs::read(file.path()).unwrap());
+    assert!(before == ends(&file));
 }
 
 #[test]
@@ -105,10 +115,10 @@ fn foreign_partitions_and_small_disks_are_refused_untouched() {
     sgdisk(&["-n3:100M:+900M", "-c3:precious"], foreign.path());
     let small = image(600 * MIB);
     for (file, part) in [(&foreign, "precious"), (&small, "too small")] {
-        let before = std::fs::read(file.path()).unwrap();
+        let before = ends(file);
         let error = grow(&mut open(file), b"seed").unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
-        assert!(before == std::fs::read(file.path()).unwrap());
+        assert!(before == ends(file));
     }
     let mut empty = tempfile::tempfile().unwrap();
     empty.set_len(100 * MIB).unwrap();
@@ -198,7 +208,7 @@ fn a_power_cut_at_any_point_is_mended_by_the_next_boot() {
     let mut start = vec![0; MIB as usize];
     open(&pristine).read_exact(&mut start).unwrap();
     for sector in (0..total).step_by(512) {
-        for after in [sector, sector + 1, sector + 91] {
+        for after in [sector, sector + 91] {
             let file = tempfile::NamedTempFile::new().unwrap();
             open(&file).write_all(&start).unwrap();
             file.as_file().set_len(2048 * MIB).unwrap();

@@ -272,6 +272,12 @@ fn partitions(context: &mut Initrd) -> Outcome {
         Ok((grown, note)) => {
             if let Some(number) = grown.table.number(slipway_images::layout::DATA) {
                 context.boot.data = partition_device(&disk, number);
+                if context.boot.data.is_none() {
+                    let shown = files::names(&Path::new("/sys/class/block").join(&disk));
+                    return Err(Failure(format!(
+                        "the kernel shows no partition {number}: {shown:?}"
+                    )));
+                }
             }
             context.boot.data_unfinished = grown.data_unfinished;
             Ok(note)
@@ -296,8 +302,7 @@ fn bring_to_layout(disk: &str, path: &Path) -> Result<(grow::Grown, String), Fai
         .write(true)
         .open(path)
         .context(format_args!("opening {}", path.display()))?;
-    let random: [u8; 16] = files::random().context("/dev/urandom")?;
-    let grown = grow::grow(&mut file, &random)?;
+    let grown = grow::grow(&mut file, &guid_seed()?)?;
     let count = grown.table.partitions.len();
     let known = (1..=count).all(|n| partition_device(disk, n).is_some());
     if grown.changed || !known {
@@ -315,6 +320,18 @@ fn bring_to_layout(disk: &str, path: &Path) -> Result<(grow::Grown, String), Fai
     }
     let note = grown.note.clone();
     Ok((grown, note))
+}
+
+/// What the new partitions' GUIDs are made from: different between machines, and to be had
+/// before the kernel's random pool is seeded.
+fn guid_seed() -> Result<Vec<u8>, Failure> {
+    let mut seed = vec![0; 32];
+    sys::random_early(&mut seed).context("random bytes")?;
+    let dmi = Path::new("/sys/class/dmi/id");
+    for name in ["product_uuid", "product_serial", "board_serial"] {
+        seed.extend(fs::read(dmi.join(name)).unwrap_or_default());
+    }
+    Ok(seed)
 }
 
 fn mount_root(context: &mut Initrd) -> Outcome {

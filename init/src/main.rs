@@ -33,7 +33,11 @@ fn init() -> ! {
         std::thread::sleep(Duration::from_secs(5));
         at_once(Kind::Reboot);
     }));
+    let blocked = pid1::block_signals();
     let started = log::start();
+    if let Err(failure) = blocked {
+        say!("{failure}");
+    }
     let deadline = Deadline::default();
     if let Err(error) = started {
         say!("no console thread: {error}");

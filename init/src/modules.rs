@@ -289,6 +289,7 @@ pub struct Modules {
     blacklist: HashSet<String>,
     sys_module: PathBuf,
     done: HashSet<String>,
+    absent: HashSet<String>,
 }
 
 impl Modules {
@@ -324,6 +325,7 @@ impl Modules {
             blacklist: HashSet::new(),
             sys_module: "/sys/module".into(),
             done: HashSet::new(),
+            absent: HashSet::new(),
         }
     }
 
@@ -506,7 +508,7 @@ impl Modules {
     }
 
     fn insert(&mut self, name: &str) -> Result<bool, ModuleError> {
-        if self.done.contains(name) || self.is_live(name) {
+        if self.done.contains(name) || self.absent.contains(name) || self.is_live(name) {
             return Ok(false);
         }
         let Some(entry) = self.entries()?.get(name) else {
@@ -524,7 +526,14 @@ impl Modules {
         match finit_module(&file, &options, flags) {
             Ok(()) => {}
             Err(Errno::EEXIST) => return Ok(false),
-            Err(source) => return Err(ModuleError::Load { path, source }),
+            Err(source) => {
+                if source == Errno::ENODEV {
+                    // Its hardware will not appear: do not read and verify it again for each
+                    // module that would like to use it.
+                    self.absent.insert(name.to_owned());
+                }
+                return Err(ModuleError::Load { path, source });
+            }
         }
         self.done.insert(name.to_owned());
         Ok(true)

@@ -104,7 +104,16 @@ const DEVICE_LINKS: &[(&str, &str)] = &[
 /// # Errors
 /// The first mount that failed and is not optional.
 pub fn mount_all(table: &[Mount]) -> Result<(), Failure> {
+    // A second tmpfs would hide the first and what is in it.
+    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_mounted = |target: &str| {
+        let mut points = mounted.lines().filter_map(|line| line.split(' ').nth(4));
+        points.any(|point| point == target)
+    };
     for m in table {
+        if is_mounted(m.target) {
+            continue;
+        }
         // Below a read-only root or /sys this fails where the directory exists.
         if !Path::new(m.target).is_dir() && fs::create_dir_all(m.target).is_err() && m.optional {
             continue;

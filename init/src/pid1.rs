@@ -57,18 +57,31 @@ struct Loop {
     booted: bool,
 }
 
-/// Runs the root until the machine ends.
-///
-/// # Errors
-/// When not even the main loop can be set up.
-pub fn main(deadline: Deadline) -> Result<std::convert::Infallible, Failure> {
+fn signal_mask() -> SigSet {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     for (signal, _) in SIGNALS {
         mask.add(signal);
     }
-    // Before any thread is made: all inherit it.
-    mask.thread_block().context("blocking signals")?;
+    mask
+}
+
+/// Blocks the signals that the main loop reads. To be called before any thread is made, so
+/// that all inherit it: a signal blocked in one thread and not in another is fatal even to
+/// PID 1 (kernel/signal.c, `complete_signal`).
+///
+/// # Errors
+/// Those of sigprocmask(2).
+pub fn block_signals() -> Result<(), Failure> {
+    signal_mask().thread_block().context("blocking signals")
+}
+
+/// Runs the root until the machine ends.
+///
+/// # Errors
+/// When not even the main loop can be set up.
+pub fn main(deadline: Deadline) -> Result<std::convert::Infallible, Failure> {
+    let mask = signal_mask();
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&mask, flags).context("signalfd")?;
     let (mailbox, inbox) = mailbox().context("eventfd")?;

@@ -36,15 +36,14 @@ pub struct Root {
 pub const PHASES: &[Phase<Root>] = &[
     Phase::new("mounts", mount_table).essential(),
     Phase::new("cgroups", |_| mounts::cgroups()).essential(),
-    Phase::new("etc", |_| mounts::etc()),
+    Phase::new("etc", |_| {
+        let note = mounts::etc();
+        // Only now: a mount below a shared one cannot be moved.
+        mounts::share_root()?;
+        note
+    }),
     Phase::new("drivers", drivers),
     Phase::new("modules", preload),
-    Phase::new("sysctls", |_| {
-        node::sysctls(
-            Path::new("/usr/lib/slipway/sysctl.d"),
-            Path::new("/proc/sys"),
-        )
-    }),
     Phase::new("seed", find_seed).deadline(Duration::from_secs(60)),
     Phase::new("network", network).retry(3, Duration::from_secs(1)),
     // fsck of a large disk takes its time.
@@ -85,7 +84,6 @@ impl Root {
 fn mount_table(root: &mut Root) -> Outcome {
     mounts::mount_all(mounts::EARLY)?;
     mounts::quiet_kernel_console();
-    mounts::share_root()?;
     mounts::mount_all(mounts::ROOT)?;
     mounts::device_links()?;
     fs::create_dir_all("/run/slipway").context("/run/slipway")?;
@@ -101,8 +99,9 @@ fn drivers(root: &mut Root) -> Outcome {
     let events = UeventSocket::open().context("listening for devices")?;
     let mut plugged = Plugged::default();
     let aliases = modaliases(Path::new("/sys"));
+    let (urgent, later): (Vec<_>, Vec<_>) = aliases.into_iter().partition(|a| is_urgent(a));
     let modules = root.modules()?;
-    plugged.load(modules, aliases.iter().map(String::as_str));
+    plugged.load(modules, urgent.iter().map(String::as_str));
     for failure in &plugged.failures {
         say!("{failure}");
     }
@@ -110,12 +109,12 @@ fn drivers(root: &mut Root) -> Outcome {
     std::thread::Builder::new()
         .name("hotplug".into())
         .stack_size(256 << 10)
-        .spawn(move || hotplug(&events, &mailbox))?;
+        .spawn(move || hotplug(&events, &later, &mailbox))?;
     Ok(format!("{} modules", plugged.loaded))
 }
 
 /// Loads drivers for devices that appear, for ever.
-fn hotplug(events: &UeventSocket, mailbox: &Mailbox) {
+fn hotplug(events: &UeventSocket, later: &[String], mailbox: &Mailbox) {
     let mut modules = match Modules::of_running_kernel() {
         Ok(modules) => modules,
         Err(error) => {
@@ -123,8 +122,14 @@ fn hotplug(events: &UeventSocket, mailbox: &Mailbox) {
             return;
         }
     };
+    let mut plugged = Plugged::default();
+    plugged.load(&mut modules, later.iter().map(String::as_str));
+    mailbox.send(Event::Device("input".into()));
+    mailbox.send(Event::Device("watchdog".into()));
     loop {
-        let mut plugged = Plugged::default();
+        for failure in std::mem::take(&mut plugged).failures {
+            say!("{failure}");
+        }
         match events.next(Duration::from_secs(3600)) {
             Ok(None) => {}
             Ok(Some(event)) if event.action == "add" => {
@@ -141,15 +146,53 @@ fn hotplug(events: &UeventSocket, mailbox: &Mailbox) {
                 plugged.load(&mut modules, aliases.iter().map(String::as_str));
             }
         }
-        for failure in plugged.failures {
-            say!("{failure}");
-        }
+    }
+}
+
+/// Whether the boot waits for a device's driver: networks, disks and the buses they are on,
+/// and QEMU's configuration device. Loading a module costs a signature's check; screens,
+/// mice and sensors come meanwhile.
+fn is_urgent(alias: &str) -> bool {
+    let Some((bus, rest)) = alias.split_once(':') else {
+        return false;
+    };
+    match bus {
+        // ...bc02sc00i00: base class 01 storage, 02 network, 0c03 USB hosts.
+        "pci" => ["bc01", "bc02", "bc0Csc03"]
+            .iter()
+            .any(|class| rest.contains(class)),
+        // Network, block, entropy, SCSI.
+        "virtio" => ["d00000001v", "d00000002v", "d00000004v", "d00000008v"]
+            .iter()
+            .any(|d| rest.starts_with(d)),
+        "acpi" => rest.contains("QEMU0002") || rest.contains("VMBUS"),
+        "usb" | "vmbus" | "xen" | "of" | "sdio" | "mmc" | "nvme" | "nvmet" => true,
+        _ => false,
     }
 }
 
 /// Loads what no device asks for: filters, overlays, the power button's events.
 fn preload(root: &mut Root) -> Outcome {
-    let modules = root.modules()?;
+    let mailbox = root.mailbox.clone();
+    std::thread::Builder::new()
+        .name("modules".into())
+        .stack_size(256 << 10)
+        .spawn(move || match preload_all() {
+            Ok(note) => {
+                say!("modules and sysctls: {note}");
+                mailbox.send(Event::Condition("modules"));
+            }
+            Err(failure) => {
+                say!("modules and sysctls FAILED: {failure}");
+                mailbox.send(Event::Condition("modules"));
+            }
+        })?;
+    Ok("in the background".into())
+}
+
+/// Loads the list, then sets the sysctls, some of which come with a module.
+fn preload_all() -> Outcome {
+    let mut modules = Modules::of_running_kernel()?;
     let (mut loaded, mut failed) = (0, Vec::new());
     for (name, _) in preload_list(Path::new(MODULES_D)) {
         match modules.load(&name) {
@@ -157,12 +200,14 @@ fn preload(root: &mut Root) -> Outcome {
             Err(error) => failed.push(error.to_string()),
         }
     }
-    root.mailbox.send(Event::Device("input".into()));
-    root.mailbox.send(Event::Device("watchdog".into()));
-    match failed.first() {
-        None => Ok(format!("{loaded} modules")),
-        Some(first) => Err(Failure(format!("{first}; {} failed in all", failed.len()))),
+    for failure in &failed {
+        say!("{failure}");
     }
+    let set = node::sysctls(
+        Path::new("/usr/lib/slipway/sysctl.d"),
+        Path::new("/proc/sys"),
+    )?;
+    Ok(format!("{loaded} modules, {} failed; {set}", failed.len()))
 }
 
 fn find_seed(root: &mut Root) -> Outcome {

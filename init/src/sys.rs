@@ -147,6 +147,22 @@ pub fn ext4_resize(mount_point: &File, blocks: u64) -> io::Result<()> {
     checked(unsafe { ioctl::ext4_ioc_resize_fs(mount_point.as_raw_fd(), &raw const blocks) })
 }
 
+/// Random bytes without waiting for the kernel's pool to be seeded (getrandom(2),
+/// GRND_INSECURE): for names that only have to differ, early in the boot.
+///
+/// # Errors
+/// ENOSYS, EINVAL on kernels before 5.6.
+pub fn random_early(bytes: &mut [u8]) -> io::Result<()> {
+    const GRND_INSECURE: libc::c_uint = 4;
+    // SAFETY: the buffer is valid for its length.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), GRND_INSECURE) };
+    match usize::try_from(got) {
+        Ok(n) if n == bytes.len() => Ok(()),
+        Ok(_) => Err(io::Error::other("too few random bytes")),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
 fn adjtimex(change: impl FnOnce(&mut libc::timex)) -> io::Result<()> {
     // SAFETY: timex is plain data, all-zero is valid (modes = 0 changes nothing).
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };

@@ -59,7 +59,9 @@ struct Client {
 /// When there can be no thread or socket.
 pub fn start(interface: Interface, shared: Shared) -> io::Result<Sender<Order>> {
     let (sender, receiver) = channel();
-    let random = crate::files::random::<8>().map(u64::from_ne_bytes)?;
+    let mut random = [0; 8];
+    sys::random_early(&mut random)?;
+    let random = u64::from_ne_bytes(random);
     let machine = Machine::new(
         interface.mac,
         shared.hostname.clone(),
