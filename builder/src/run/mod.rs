@@ -6,6 +6,7 @@
 //! kubeconfig are made ([`identity`]), QEMU starts, and the start is watched
 //! ([`watch`]) until the node is Ready ([`ready`]).
 
+pub mod args;
 pub mod console;
 pub mod identity;
 pub mod image;
@@ -24,10 +25,11 @@ use slipway_qemu::{StateDir, VmDir, VmName};
 
 use crate::error::{Error, Kind, Result};
 
+pub use args::RunArgs;
 pub use console::{ConsoleArgs, console};
 pub use kubectl::{KubectlArgs, kubectl};
 pub use manage::{PsArgs, RmArgs, StopArgs, ps, rm, stop};
-pub use start::{RunArgs, run};
+pub use start::run;
 
 /// What the commands need to know of their surroundings.
 pub struct Context<'a> {

@@ -1,13 +1,10 @@
 //! `slipway run`: from an image to a running machine.
 
-use std::fmt;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use clap::{Args, ValueEnum};
-use serde::Serialize;
 use slipway_qemu::argv::CONSOLE_LOG;
 use slipway_qemu::console::{Follow, Lines};
 use slipway_qemu::disk::{self, Identity};
@@ -17,6 +14,7 @@ use slipway_qemu::machine::{
 use slipway_qemu::state::{Lock, RECORD_VERSION, Record};
 use slipway_qemu::{Firmware, Vm, VmDir, VmName, accel, host, ports};
 
+use super::args::{Fresh, RunArgs, Started};
 use super::{Context, identity, image, watch};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
@@ -28,140 +26,6 @@ const MEMORY_MIN: Mebibytes = Mebibytes(1024);
 const MEMORY_DEFAULT: Mebibytes = Mebibytes(2048);
 const CPUS_DEFAULT: NonZeroU16 = NonZeroU16::MIN.saturating_add(1);
 const DISK_DEFAULT: DiskSize = DiskSize::gib(16);
-
-/// Boot an image in QEMU.
-///
-/// The image is never written to: the machine gets a disk of its own on top of
-/// it, and a second run of the same name boots that disk again. Ctrl-C powers
-/// the machine off as its power button would; a second one pulls the plug.
-#[derive(Debug, Clone, Default, Args)]
-pub struct RunArgs {
-    /// A board whose image was built, or an image's path (.img or .img.zst)
-    /// [default: x86_64, or what the named machine was made from].
-    pub image: Option<String>,
-    /// The machine's name, which is also the node's [default: the image's].
-    #[arg(long)]
-    pub name: Option<VmName>,
-    /// Number of processors [default: 2, or as before].
-    #[arg(long, value_name = "N")]
-    pub cpus: Option<NonZeroU16>,
-    /// Memory, as 2048, 2048M or 2G [default: 2G, or as before].
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<Mebibytes>,
-    /// Size of a new disk, as 16G; it takes only what is written [default: 16G].
-    #[arg(long, value_name = "SIZE")]
-    pub disk_size: Option<DiskSize>,
-    /// Lead a port of this host's loopback to a port of the machine;
-    /// [ADDRESS:]HOST:GUEST[/udp], host port 0 for any free one. The API's 6443
-    /// is always forwarded.
-    #[arg(long, value_name = "HOST:GUEST")]
-    pub forward: Vec<Forward>,
-    /// Leave the machine running in the background.
-    #[arg(long)]
-    pub detach: bool,
-    /// Run until the node is Ready, or for so many seconds; then power off, or
-    /// with --detach leave the machine running.
-    #[arg(long, value_name = "ready|SECONDS")]
-    pub until: Option<Until>,
-    /// How long `--until ready` may take, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value = "600")]
-    pub timeout: Option<u64>,
-    /// Start over with a new disk and a new cluster, losing the old; `if-changed`
-    /// only when the image is another one than the disk was made from.
-    #[arg(
-        long,
-        value_name = "WHEN",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "always"
-    )]
-    pub fresh: Option<Fresh>,
-    /// Boot this kernel directly instead of the image's loader (with --initrd
-    /// and --append), for work on the early boot.
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub kernel: Option<PathBuf>,
-    /// The initial RAM disk for --kernel.
-    #[arg(long, value_name = "FILE", requires = "kernel", hide = true)]
-    pub initrd: Option<PathBuf>,
-    /// The kernel's command line for --kernel.
-    #[arg(long, value_name = "TEXT", requires = "kernel", hide = true)]
-    pub append: Option<String>,
-    /// Boot with QEMU's BIOS instead of UEFI.
-    #[arg(long, conflicts_with = "kernel", hide = true)]
-    pub bios: bool,
-}
-
-/// When a run ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
-    /// The node is Ready.
-    Ready,
-    /// So much time has passed.
-    After(Duration),
-}
-
-impl std::str::FromStr for Until {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "ready" {
-            return Ok(Self::Ready);
-        }
-        text.parse()
-            .map(|seconds| Self::After(Duration::from_secs(seconds)))
-            .map_err(|_| format!("`{text}` is neither `ready` nor a number of seconds"))
-    }
-}
-
-/// When to lose the old disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Fresh {
-    /// In any case.
-    Always,
-    /// If the image isn't the one that the disk was made from.
-    IfChanged,
-}
-
-/// What a started machine is reached by; the result of `slipway run`.
-#[derive(Debug, Clone, Serialize)]
-pub struct Started {
-    /// Its name.
-    pub name: String,
-    /// `running`, `ready` or `stopped`.
-    pub state: &'static str,
-    /// QEMU's process.
-    pub pid: i32,
-    /// `kvm` or `tcg`.
-    pub accelerator: accel::Accelerator,
-    /// The administrator's kubeconfig.
-    pub kubeconfig: PathBuf,
-    /// Where the API is reached from this host.
-    pub api: String,
-    /// Forwarded ports.
-    pub forwards: Vec<Forward>,
-    /// What the console says.
-    pub console_log: PathBuf,
-    /// Seconds from the start until the node was Ready.
-    pub ready_after: Option<f64>,
-}
-
-/// A line for `eval`.
-impl fmt::Display for Started {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "export KUBECONFIG={}", shell_word(&self.kubeconfig))
-    }
-}
-
-/// A path as one word of a shell.
-fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
 
 /// Runs `slipway run`. Handles Ctrl-C and SIGTERM itself.
 ///
@@ -563,21 +427,5 @@ mod tests {
         assert_eq!(name("My Image.img.zst").unwrap(), "my-image");
         let error = name("/x/___.img").unwrap_err();
         assert!(error.advice().unwrap().contains("--name"), "{error}");
-    }
-
-    #[test]
-    fn a_path_is_one_word_of_the_shell() {
-        assert_eq!(shell_word(Path::new("/home/a/k")), "/home/a/k");
-        assert_eq!(shell_word(Path::new("/a b/it's")), r"'/a b/it'\''s'");
-    }
-
-    #[test]
-    fn until_is_ready_or_a_time() {
-        assert_eq!("ready".parse::<Until>().unwrap(), Until::Ready);
-        assert_eq!(
-            "90".parse::<Until>().unwrap(),
-            Until::After(Duration::from_secs(90))
-        );
-        assert!("soon".parse::<Until>().unwrap_err().contains("`soon`"));
     }
 }

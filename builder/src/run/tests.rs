@@ -12,7 +12,7 @@ use slipway_access::kubeconfig::Kubeconfig;
 use slipway_qemu::machine::Mebibytes;
 use slipway_qemu::{StateDir, Vm, VmDir, guest, host};
 
-use super::start::Fresh;
+use super::args::{Fresh, Until};
 use super::*;
 use crate::progress::{Progress, Style};
 
@@ -320,7 +320,7 @@ fn a_time_to_run_ends_with_a_power_off() {
     let bench = Bench::new();
     let mut args = tiny();
     args.detach = false;
-    args.until = Some(start::Until::After(Duration::from_secs(2)));
+    args.until = Some(Until::After(Duration::from_secs(2)));
     bench.run(&args).unwrap();
     let dir = bench.vm("tiny");
     let log = slipway_qemu::console::tail(dir.path(), 10).unwrap();
@@ -340,7 +340,7 @@ fn a_time_to_run_ends_with_a_power_off() {
 fn a_node_that_is_never_ready_is_a_timeout() {
     let bench = Bench::new();
     let mut args = tiny();
-    args.until = Some(start::Until::Ready);
+    args.until = Some(Until::Ready);
     args.timeout = Some(1);
     let error = bench.run(&args).unwrap_err();
     assert_eq!(error.kind, Kind::Timeout);

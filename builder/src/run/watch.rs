@@ -13,8 +13,8 @@ use slipway_qemu::console::{Follow, Lines, tail};
 use slipway_qemu::vm::PRESS_AGAIN;
 use slipway_qemu::{Vm, VmDir};
 
+use super::args::{RunArgs, Started, Until};
 use super::ready::Watcher;
-use super::start::{RunArgs, Started, Until};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
