@@ -1,6 +1,8 @@
 //! Against the mirror that the host's apt is set up with. Not run by default:
 //! `cargo test -p slipway --test debian_real_mirror -- --ignored`.
 
+#![allow(clippy::print_stderr, reason = "run by hand, for its figures")]
+
 use std::path::Path;
 use std::time::Instant;
 

@@ -30,7 +30,8 @@ macro_rules! table {
         impl $name {
             /// What is here, and from `base` what isn't. `lost` gets what a list
             /// should lose but doesn't have.
-            fn overlay(self, base: Self, #[allow(unused_variables)] lost: &mut Vec<Lost>) -> Self {
+            #[allow(unused_variables, clippy::ptr_arg, reason = "tables without lists lose nothing")]
+            fn overlay(self, base: Self, lost: &mut Vec<Lost>) -> Self {
                 Self { $($field: table!(@overlay $kind self.$field, base.$field, lost),)* }
             }
         }

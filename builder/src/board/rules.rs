@@ -6,7 +6,7 @@
 use std::fmt;
 
 use globset::{GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A pattern that has been found to be one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,8 +46,9 @@ impl fmt::Display for Pattern {
 
 impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::new(&text).map_err(|why| de::Error::custom(format!("`{text}`: {why}")))
+        super::values::checked(deserializer, |text| {
+            Self::new(text).map_err(|why| format!("`{text}`: {why}"))
+        })
     }
 }
 

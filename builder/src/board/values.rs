@@ -5,6 +5,25 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+/// Reads text and what it means. The check runs inside of the deserializer, which
+/// is how its error gets the place of this value instead of the table's or list's.
+pub(crate) fn checked<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    check: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
+    struct Visitor<F>(F);
+    impl<T, F: FnOnce(&str) -> Result<T, String>> de::Visitor<'_> for Visitor<F> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            (self.0)(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(Visitor(check))
+}
+
 macro_rules! text_value {
     ($(#[$doc:meta])* $name:ident, $check:expr, $why:literal) => {
         $(#[$doc])*
@@ -14,13 +33,11 @@ macro_rules! text_value {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
                 let check: fn(&str) -> bool = $check;
-                if check(&text) {
-                    Ok(Self(text))
-                } else {
-                    Err(de::Error::custom(format!("`{text}` {}", $why)))
-                }
+                checked(deserializer, |text| match check(text) {
+                    true => Ok(Self(text.to_owned())),
+                    false => Err(format!("`{text}` {}", $why)),
+                })
             }
         }
 
@@ -70,11 +87,10 @@ pub(crate) struct Megabytes(pub u64);
 
 impl<'de> Deserialize<'de> for Megabytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_size(&text).map(Self).ok_or_else(|| {
-            de::Error::custom(format!(
-                "`{text}` is not a size like \"512 MiB\" or \"2 GiB\""
-            ))
+        checked(deserializer, |text| {
+            parse_size(text)
+                .map(Self)
+                .ok_or_else(|| format!("`{text}` is not a size like \"512 MiB\" or \"2 GiB\""))
         })
     }
 }

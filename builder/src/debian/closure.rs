@@ -338,3 +338,7 @@ fn package(chosen: &Chosen<'_>, listed: bool) -> Result<Package, String> {
         depends: chosen.needs.iter().map(|n| (*n).to_owned()).collect(),
     })
 }
+
+#[cfg(test)]
+#[path = "closure_tests.rs"]
+mod tests;

@@ -176,6 +176,13 @@ impl Index {
         })
     }
 
+    /// The index of a text, for tests.
+    #[cfg(test)]
+    #[expect(clippy::unwrap_used, reason = "a test's own text")]
+    pub fn of_packages(text: &str) -> Self {
+        Self::from_compact(compact_text(text).unwrap()).unwrap()
+    }
+
     fn from_compact(text: String) -> Option<Self> {
         text.starts_with(HEADER).then_some(())?;
         let mut index = Self {

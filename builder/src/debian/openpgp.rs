@@ -106,7 +106,7 @@ impl Keyring {
         let made = created(signature)?;
         for key in &self.0 {
             let primary = &key.primary_key;
-            let subkeys = key.public_subkeys.iter();
+            let subkey = key.public_subkeys.iter().find(|s| names(signature, &s.key));
             if names(signature, primary) {
                 let terms = primary_terms(key, made, now)?;
                 if !terms.key_flags().sign() {
@@ -116,7 +116,7 @@ impl Keyring {
                     .verify(primary, text)
                     .map_err(|_| altered(primary));
             }
-            for subkey in subkeys.filter(|s| names(signature, &s.key)) {
+            if let Some(subkey) = subkey {
                 primary_terms(key, made, now)?;
                 subkey_terms(key, subkey, made, now)?;
                 return signature
