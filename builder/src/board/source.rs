@@ -33,14 +33,6 @@ impl Source {
         })
     }
 
-    #[cfg(test)]
-    pub fn of(text: &str) -> Self {
-        Self {
-            path: "board.toml".into(),
-            text: text.to_owned(),
-        }
-    }
-
     /// `file:line:column: message`.
     pub fn message(&self, span: Option<Range<usize>>, what: &str) -> String {
         let at = span.map_or(0, |s| s.start.min(self.text.len()));

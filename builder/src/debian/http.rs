@@ -436,3 +436,35 @@ fn broken_body(url: &str, error: &std::io::Error) -> Failure {
         format!("{url}: the connection broke off: {error}"),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_server_is_given_up_on() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        let client = Client::new(Duration::from_millis(60));
+        // Connections are accepted by the kernel; nobody ever answers.
+        match client.get(&url, 10, &Validators::default()) {
+            Err(Failure::Broken(e)) => {
+                assert_eq!(e.kind, Kind::Network);
+                assert!(e.message().contains("timeout"), "{e}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_is_not_read_to_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, [0; 11]).unwrap();
+        let url = format!("file://{}", path.display());
+        let client = Client::new(Duration::from_secs(1));
+        assert!(client.get(&url, 11, &Validators::default()).is_ok());
+        let e = client.get(&url, 10, &Validators::default()).unwrap_err();
+        assert!(e.into_error().message().contains("longer than 10"));
+    }
+}

@@ -178,7 +178,6 @@ impl Index {
 
     /// The index of a text, for tests.
     #[cfg(test)]
-    #[expect(clippy::unwrap_used, reason = "a test's own text")]
     pub fn of_packages(text: &str) -> Self {
         Self::from_compact(compact_text(text).unwrap()).unwrap()
     }
