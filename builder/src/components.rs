@@ -176,7 +176,12 @@ pub fn host_tool(
         .go
         .iter()
         .find(|p| p.host && p.name == name)
-        .ok_or_else(|| Error::new(Kind::Bug, format!("components.toml has no host tool {name}")))?;
+        .ok_or_else(|| {
+            Error::new(
+                Kind::Bug,
+                format!("components.toml has no host tool {name}"),
+            )
+        })?;
     let job = golang::Job {
         dir: &dir,
         program,

@@ -1,6 +1,7 @@
 //! Builds programs of Go modules: for the target, without cgo, and with nothing
 //! of the user's own Go settings in the result.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -168,28 +169,47 @@ impl Job<'_> {
 
     /// A digest of all that the result depends on.
     pub fn key(&self, go: &Toolchain) -> Result<String> {
-        let program = self.program;
-        let mut parts = vec!["go.mod", "go.sum"];
-        match program.package.as_str() {
-            "." => {
+        let mut parts = vec!["go.mod".to_owned(), "go.sum".to_owned()];
+        for package in self.own_packages()? {
+            match package.as_str() {
                 // Manifests and recipe lie beside the module's only package.
-                let sources = go_files(self.dir)?;
-                let all: Vec<&str> = parts
-                    .iter()
-                    .copied()
-                    .chain(sources.iter().map(String::as_str))
-                    .collect();
-                return self.key_of(go, &digest::sources(self.dir, &all)?);
+                "." => parts.extend(go_files(self.dir)?),
+                _ => parts.push(package),
             }
-            package => parts.push(package.trim_start_matches("./")),
         }
-        parts.extend(
-            program
-                .overlay
-                .as_deref()
-                .map(|o| o.trim_start_matches("./")),
-        );
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         self.key_of(go, &digest::sources(self.dir, &parts)?)
+    }
+
+    /// The directories of the module's own packages that the program is made of,
+    /// found by following imports from its `package main`; the overlay's writer
+    /// is one of them. Import paths are only ever written as string literals.
+    fn own_packages(&self) -> Result<BTreeSet<String>> {
+        let prefix = format!("\"{}/", self.go_mod()?.module);
+        let named = [Some(&self.program.package), self.program.overlay.as_ref()];
+        let mut todo: Vec<String> = named
+            .into_iter()
+            .flatten()
+            .map(|p| p.trim_start_matches("./").to_owned())
+            .collect();
+        let mut packages = BTreeSet::new();
+        while let Some(package) = todo.pop() {
+            let dir = self.dir.join(&package);
+            // What an overlay adds isn't on disk; its writer stands for it.
+            if !dir.is_dir() || !packages.insert(package) {
+                continue;
+            }
+            for file in go_files(&dir)? {
+                let path = dir.join(file);
+                let text = std::fs::read_to_string(&path).at("reading", &path)?;
+                todo.extend(
+                    text.match_indices(&prefix)
+                        .filter_map(|(at, _)| text[at + prefix.len()..].split_once('"'))
+                        .map(|(package, _)| package.to_owned()),
+                );
+            }
+        }
+        Ok(packages)
     }
 
     fn key_of(&self, go: &Toolchain, sources: &str) -> Result<String> {
@@ -300,21 +320,20 @@ impl Job<'_> {
             .args(arguments)
             .arg(&self.program.package);
         let here = self.dir.canonicalize().at("resolving", self.dir)?;
-        let covered = here.join(self.program.package.trim_start_matches("./"));
+        let own = self.own_packages()?;
         for dir in child::run(command, progress, |_| true)? {
-            let inside = match self.program.package.as_str() {
+            let covered = own.iter().any(|package| match package.as_str() {
                 "." => Path::new(&dir) == here,
-                _ => Path::new(&dir).starts_with(&covered),
-            };
-            if !dir.is_empty() && !inside {
+                _ => Path::new(&dir).starts_with(here.join(package)),
+            });
+            if !dir.is_empty() && !covered {
                 return Err(Error::new(
-                    Kind::Input,
+                    Kind::Bug,
                     format!(
                         "{} uses {dir}, which the cache's key doesn't cover",
                         self.program.name
                     ),
-                )
-                .hint("keep a program's own packages below its main package"));
+                ));
             }
         }
         Ok(())
@@ -331,7 +350,7 @@ impl Job<'_> {
     }
 }
 
-/// The .go files of a directory itself, without those of its tests.
+/// Names of the .go files of a directory itself, without those of its tests.
 fn go_files(dir: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).at("reading", dir)? {
@@ -400,6 +419,44 @@ mod tests {
                 ("stdlib", "1.26.8", None),
             ]
         );
+    }
+
+    #[test]
+    fn a_change_in_a_package_that_programs_share_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("go.mod", "module a/b\n\ngo 1.26.3\n");
+        write("go.sum", "");
+        write(
+            "one/main.go",
+            "import (\n\t\"a/b/shared\"\n\t\"a/b/one/laid\"\n)\n",
+        );
+        write("shared/s.go", "import \"a/b/deep\"\n");
+        write("shared/s_test.go", "import \"a/b/other\"\n");
+        write("deep/d.go", "");
+        write("other/o.go", "");
+        let program: GoProgram =
+            toml::from_str("name = 'one'\npackage = './one'\nmodule = 'x'\n").unwrap();
+        let job = Job {
+            dir: dir.path(),
+            program: &program,
+            arch: Architecture::Amd64,
+        };
+        let found: Vec<String> = job.own_packages().unwrap().into_iter().collect();
+        assert_eq!(found, ["deep", "one", "shared"]);
+        let go = Toolchain {
+            version: "go1.26.3".into(),
+            settings: Vec::new(),
+        };
+        let before = job.key(&go).unwrap();
+        write("other/o.go", "changed");
+        assert_eq!(job.key(&go).unwrap(), before);
+        write("deep/d.go", "changed");
+        assert_ne!(job.key(&go).unwrap(), before);
     }
 
     #[test]

@@ -110,20 +110,24 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 /// What a go.mod requires, by module path.
 pub struct GoMod {
+    /// The module's own path.
+    pub module: String,
     /// The least Go version: `1.26.3`.
     pub go: String,
     versions: BTreeMap<String, String>,
 }
 
 impl GoMod {
-    /// Reads the `go` and `require` directives
+    /// Reads the `module`, `go` and `require` directives
     /// (<https://go.dev/ref/mod#go-mod-file>).
     pub fn parse(text: &str) -> Self {
-        let (mut go, mut versions, mut block) = (String::new(), BTreeMap::new(), false);
+        let (mut module, mut go) = (String::new(), String::new());
+        let (mut versions, mut block) = (BTreeMap::new(), false);
         for line in text.lines() {
             let line = line.split("//").next().unwrap_or_default();
             let words: Vec<&str> = line.split_whitespace().collect();
             match words.as_slice() {
+                ["module", path] => module = (*path).to_owned(),
                 ["go", version] => go = (*version).to_owned(),
                 ["require", "("] => block = true,
                 [")"] => block = false,
@@ -136,7 +140,11 @@ impl GoMod {
                 _ => {}
             }
         }
-        Self { go, versions }
+        Self {
+            module,
+            go,
+            versions,
+        }
     }
 
     /// The version of a module.
@@ -190,7 +198,7 @@ mod tests {
     #[test]
     fn versions_come_from_go_mod() {
         let m = GoMod::parse(GO_MOD);
-        assert_eq!(m.go, "1.26.3");
+        assert_eq!((m.module.as_str(), m.go.as_str()), ("x", "1.26.3"));
         assert_eq!(m.version("a.io/one").unwrap(), "v1.2.3");
         assert_eq!(m.version("b.io/two").unwrap(), "v0.0.9");
         assert_eq!(
