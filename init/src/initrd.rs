@@ -1,10 +1,12 @@
 //! The initrd: from the kernel's first process to the root's.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
@@ -76,9 +78,11 @@ pub fn root_wish(cmdline: &str) -> Result<RootWish, Failure> {
 struct Initrd {
     modules: Option<Modules>,
     events: Option<UeventSocket>,
-    disk: Option<(String, PathBuf)>,
+    /// The root's disk by name, and the number of the root's partition.
+    disk: Option<(String, usize)>,
     boot: Boot,
     wish: Option<RootWish>,
+    filesystem: Option<JoinHandle<Result<usize, Failure>>>,
 }
 
 const PHASES: &[Phase<Initrd>] = &[
@@ -104,6 +108,7 @@ pub fn main(deadline: &Deadline) -> End {
         disk: None,
         boot: Boot::default(),
         wish: None,
+        filesystem: None,
     };
     let end = phase::run(PHASES, &mut context, deadline);
     if let End::Reboot { .. } = end {
@@ -132,45 +137,73 @@ fn early_clock(_: &mut Initrd) -> Outcome {
     clock::not_earlier_than(info.built)
 }
 
+/// Loads drivers, those of the likely disks first: each costs a signature's check, and what
+/// the root does not need can wait until the root is there.
 fn drivers(context: &mut Initrd) -> Outcome {
     // Before the walk, so that what appears meanwhile is not missed.
-    let events = UeventSocket::open().context("listening for devices")?;
+    context.events = Some(UeventSocket::open().context("listening for devices")?);
+    // Nothing in /sys asks for the root's filesystem.
+    let filesystem = std::thread::Builder::new().name("ext4".into()).spawn(|| {
+        Modules::of_running_kernel()
+            .map_err(Failure::from)
+            .and_then(|mut modules| modules.load("ext4").map_err(Failure::from))
+    });
+    context.filesystem = Some(filesystem.context("starting a thread")?);
+    let cmdline = files::read_trimmed("/proc/cmdline").context("/proc/cmdline")?;
+    context.wish = Some(root_wish(&cmdline)?);
+
     let mut modules = Modules::of_running_kernel()?;
     let mut plugged = Plugged::default();
-    let aliases = modaliases(Path::new("/sys"));
-    plugged.load(&mut modules, aliases.iter().map(String::as_str));
-    // The root's filesystem has no device that would ask for it.
-    for name in ["ext4", "crc32c"] {
-        match modules.load(name) {
-            Ok(n) => plugged.loaded += n,
-            Err(error) if name == "ext4" => say!("{error}"),
-            Err(_) => {}
+    let mut groups: BTreeMap<u8, Vec<String>> = BTreeMap::new();
+    for alias in modaliases(Path::new("/sys")) {
+        groups.entry(rank(&alias)).or_default().push(alias);
+    }
+    for group in groups.values() {
+        plugged.load(&mut modules, group.iter().map(String::as_str));
+        if let Some(RootWish::Uuid(uuid)) = &context.wish
+            && let Some(found) = search(uuid)
+        {
+            context.disk = Some(found);
+            break;
         }
     }
-    context.events = Some(events);
     context.modules = Some(modules);
-    let note = format!("{} modules", plugged.loaded);
     for failure in plugged.failures {
         say!("{failure}");
     }
-    Ok(note)
+    Ok(format!("{} modules", plugged.loaded))
+}
+
+/// In which order devices get their drivers.
+fn rank(alias: &str) -> u8 {
+    let (bus, rest) = alias.split_once(':').unwrap_or((alias, ""));
+    match bus {
+        "virtio" => 0,
+        // Base class 01, storage; of these 08 is NVMe.
+        "pci" if rest.contains("bc01sc08") => 1,
+        "vmbus" | "xen" | "mmc" => 1,
+        "pci" if rest.contains("bc01") => 2,
+        "of" => 2,
+        _ => 3,
+    }
 }
 
 /// Waits for the disk that holds the root, loading drivers for what the kernel announces.
 fn find_disk(context: &mut Initrd) -> Outcome {
-    let cmdline = files::read_trimmed("/proc/cmdline").context("/proc/cmdline")?;
-    let wish = root_wish(&cmdline)?;
-    context.wish = Some(wish.clone());
+    let Some(wish) = context.wish.clone() else {
+        return Err(Failure("the drivers phase has not run".into()));
+    };
     let until = Instant::now() + ROOT_WAIT;
     let mut shown = false;
     loop {
         match &wish {
             RootWish::Uuid(uuid) => {
-                if let Some((disk, root_number)) = search(uuid) {
-                    let note = format!("{disk}, root is partition {root_number}");
-                    context.boot.disk = Path::new("/dev").join(&disk);
-                    context.disk = Some((disk, PathBuf::from(root_number.to_string())));
-                    return Ok(note);
+                if context.disk.is_none() {
+                    context.disk = search(uuid);
+                }
+                if let Some((disk, number)) = &context.disk {
+                    context.boot.disk = Path::new("/dev").join(disk);
+                    return Ok(format!("{disk}, root is partition {number}"));
                 }
             }
             RootWish::Device(path) if path.exists() => {
@@ -335,9 +368,14 @@ fn guid_seed() -> Result<Vec<u8>, Failure> {
 }
 
 fn mount_root(context: &mut Initrd) -> Outcome {
+    if let Some(loading) = context.filesystem.take() {
+        match loading.join() {
+            Ok(loaded) => drop(loaded?),
+            Err(_) => return Err(Failure("loading ext4 failed".into())),
+        }
+    }
     if let Some((disk, number)) = &context.disk {
-        let number = number.to_string_lossy().parse().unwrap_or(0);
-        context.boot.root = partition_device(disk, number)
+        context.boot.root = partition_device(disk, *number)
             .ok_or_else(|| Failure(format!("the kernel shows no partition {number} of {disk}")))?;
     }
     let root = &context.boot.root;

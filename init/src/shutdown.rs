@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::reaper::Reaper;
 use crate::watchdog::Watchdog;
-use crate::{clock, log, node, say};
+use crate::{clock, files, log, node, say};
 
 /// How the machine is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +96,27 @@ pub fn finish(kind: Kind, reaper: &Reaper, watchdog: Option<Watchdog>) -> ! {
     at_once(kind)
 }
 
+/// Whether a process besides PID 1 and the kernel's threads lives. (kill(2) with -1 and no
+/// signal counts the kernel's threads.)
 fn others_are_left() -> bool {
-    // kill(2) with -1 leaves out PID 1 and the kernel's threads.
-    kill(Pid::from_raw(-1), None).is_ok()
+    files::names(Path::new("/proc"))
+        .iter()
+        .filter(|name| name.parse::<u32>().is_ok_and(|pid| pid > 1))
+        .filter_map(|name| fs::read_to_string(format!("/proc/{name}/stat")).ok())
+        .any(|stat| is_living_user_process(&stat))
+}
+
+/// By /proc/PID/stat (proc(5)): the name in parentheses may hold anything, then come the
+/// state, parent, group, session, terminal, its group and the flags.
+fn is_living_user_process(stat: &str) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let Some((_, rest)) = stat.rsplit_once(')') else {
+        return false;
+    };
+    let mut fields = rest.split_ascii_whitespace();
+    let is_dead = matches!(fields.next(), Some("Z" | "X") | None);
+    let flags: u32 = fields.nth(5).and_then(|f| f.parse().ok()).unwrap_or(0);
+    !is_dead && flags & PF_KTHREAD == 0
 }
 
 fn kill_everything(reaper: &Reaper) {
@@ -106,9 +124,11 @@ fn kill_everything(reaper: &Reaper) {
         (Signal::SIGTERM, PATIENCE),
         (Signal::SIGKILL, Duration::from_secs(2)),
     ] {
-        if kill(Pid::from_raw(-1), signal).is_err() {
-            // ESRCH: nobody is left.
+        if !others_are_left() {
             return;
+        }
+        if let Err(error) = kill(Pid::from_raw(-1), signal) {
+            say!("shutdown: {signal} to all: {error}");
         }
         let until = Instant::now() + patience;
         while Instant::now() < until {
@@ -190,6 +210,19 @@ fn unmount_all() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_of_the_kernel_and_zombies_do_not_count() {
+        let stat = |state: &str, flags: u32| format!("7 (a) b) {state} 1 7 7 0 -1 {flags} 0 0");
+        assert!(is_living_user_process(&stat("S", 4_194_560)));
+        assert!(!is_living_user_process(&stat("Z", 4_194_560)));
+        assert!(!is_living_user_process(&stat(
+            "I",
+            69_238_880 | 0x0020_0000
+        )));
+        assert!(!is_living_user_process(""));
+        assert!(others_are_left());
+    }
 
     #[test]
     fn pods_first_var_last_and_the_kernels_own_not() {

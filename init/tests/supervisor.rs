@@ -3,6 +3,8 @@
 //! One test function: the reaper takes the status of every child of the process, so nothing
 //! else may start children beside it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 

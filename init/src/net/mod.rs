@@ -4,6 +4,7 @@
 //! thread of its own. The boot does not wait for any of them.
 
 pub mod dhcp;
+pub mod netlink;
 pub mod resolv;
 pub mod rtnl;
 

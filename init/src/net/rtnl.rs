@@ -2,28 +2,61 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::netlink::{self, Builder, attributes, messages, u16_at, u32_at};
+
 /// Groups of events: RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_ND_USEROPT.
 const GROUPS: [u32; 4] = [1, 5, 9, 20];
-/// RTM_NEWNDUSEROPT: an option of a router advertisement.
+
+// Types of messages (linux/netlink.h, linux/rtnetlink.h).
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_NEWROUTE: u16 = 24;
+/// An option of a router advertisement.
 const RTM_NEWNDUSEROPT: u16 = 68;
+
+// Flags of requests.
+const REQUEST: u16 = 1;
+const ACK: u16 = 4;
+const REPLACE: u16 = 0x100;
+const DUMP: u16 = 0x300;
+const CREATE: u16 = 0x400;
+
+// Attributes (linux/if_link.h, linux/if_addr.h, linux/rtnetlink.h).
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const IFA_CACHEINFO: u16 = 6;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+
+// Lengths of the fixed parts.
+const IFINFO: usize = 16;
+const IFADDR: usize = 8;
+
+const ARPHRD_ETHER: u16 = 1;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_DHCP: u8 = 16;
+const RT_SCOPE_LINK: u8 = 253;
+const RTN_UNICAST: u8 = 1;
 
 /// What is known of a network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,27 +96,6 @@ pub struct Rtnl {
     sequence: u32,
 }
 
-fn serialize(message: &mut NetlinkMessage<RouteNetlinkMessage>) -> Vec<u8> {
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
-}
-
-/// Splits a datagram into netlink messages, by their length fields.
-fn split(mut bytes: &[u8]) -> Vec<&[u8]> {
-    let mut messages = Vec::new();
-    while let Some(field) = bytes.get(..4) {
-        let length = u32::from_ne_bytes([field[0], field[1], field[2], field[3]]) as usize;
-        match bytes.get(..length) {
-            Some(message) if length >= 16 => messages.push(message),
-            _ => break,
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    messages
-}
-
 impl Rtnl {
     /// Opens a socket.
     ///
@@ -94,37 +106,27 @@ impl Rtnl {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         // The kernel answers at once; never hang on it all the same.
-        setsockopt(&borrow(&socket), ReceiveTimeout, &TimeVal::seconds(5))?;
+        let fd = crate::sys::borrow(socket.as_raw_fd());
+        setsockopt(&fd, ReceiveTimeout, &TimeVal::seconds(5))?;
         Ok(Self {
             socket,
             sequence: 0,
         })
     }
 
-    fn send(&mut self, payload: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    fn begin(&mut self, kind: u16, flags: u16, fixed: &[u8]) -> Builder {
         self.sequence += 1;
-        let mut message =
-            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(payload));
-        message.header.flags = NLM_F_REQUEST | flags;
-        message.header.sequence_number = self.sequence;
-        self.socket.send(&serialize(&mut message), 0).map(drop)
+        Builder::new(kind, REQUEST | flags, self.sequence, fixed)
     }
 
     /// Sends a change and waits for the kernel's verdict.
-    fn change(&mut self, payload: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-        self.send(payload, flags | NLM_F_ACK)?;
+    fn change(&mut self, message: Builder) -> io::Result<()> {
+        self.socket.send(&message.finish(), 0)?;
         loop {
             let (bytes, _) = self.socket.recv_from_full()?;
-            for message in split(&bytes) {
-                let message = decode(message)?;
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                if let NetlinkPayload::Error(error) = message.payload {
-                    return match error.raw_code() {
-                        0 => Ok(()),
-                        _ => Err(error.to_io()),
-                    };
+            for message in messages(&bytes) {
+                if message.sequence == self.sequence && message.kind == NLMSG_ERROR {
+                    return verdict(message.body);
                 }
             }
         }
@@ -135,20 +137,16 @@ impl Rtnl {
     /// # Errors
     /// Those of the kernel.
     pub fn links(&mut self) -> io::Result<Vec<Link>> {
-        self.send(
-            RouteNetlinkMessage::GetLink(LinkMessage::default()),
-            NLM_F_DUMP,
-        )?;
+        let request = self.begin(RTM_GETLINK, DUMP, &[0; IFINFO]);
+        self.socket.send(&request.finish(), 0)?;
         let mut links = Vec::new();
         loop {
             let (bytes, _) = self.socket.recv_from_full()?;
-            for message in split(&bytes) {
-                match decode(message)?.payload {
-                    NetlinkPayload::Done(_) => return Ok(links),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                        links.extend(link_of(&link));
-                    }
+            for message in messages(&bytes) {
+                match message.kind {
+                    NLMSG_DONE => return Ok(links),
+                    NLMSG_ERROR => verdict(message.body)?,
+                    RTM_NEWLINK => links.extend(link_of(message.body)),
                     _ => {}
                 }
             }
@@ -160,11 +158,10 @@ impl Rtnl {
     /// # Errors
     /// Those of the kernel.
     pub fn set_up(&mut self, index: u32) -> io::Result<()> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.header.flags = LinkFlags::Up;
-        link.header.change_mask = LinkFlags::Up;
-        self.change(RouteNetlinkMessage::SetLink(link), 0)
+        let up = (libc::IFF_UP as u32).to_ne_bytes();
+        let fixed = [[0; 4], index.to_ne_bytes(), up, up];
+        let message = self.begin(RTM_SETLINK, ACK, fixed.as_flattened());
+        self.change(message)
     }
 
     /// Sets a link's MTU in bytes.
@@ -172,10 +169,9 @@ impl Rtnl {
     /// # Errors
     /// EINVAL for what the device cannot do.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> io::Result<()> {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.attributes.push(LinkAttribute::Mtu(mtu));
-        self.change(RouteNetlinkMessage::SetLink(link), 0)
+        let fixed = [&[0; 4], index.to_ne_bytes().as_slice(), &[0; 8]].concat();
+        let message = self.begin(RTM_SETLINK, ACK, &fixed).number(IFLA_MTU, mtu);
+        self.change(message)
     }
 
     /// Puts an address on a link, or renews it. With a lifetime the kernel takes it away
@@ -190,24 +186,25 @@ impl Rtnl {
         prefix: u8,
         lifetime: Option<Duration>,
     ) -> io::Result<()> {
-        let mut message = address_message(index, address, prefix);
-        if let IpAddr::V4(v4) = address {
+        let fixed = address_header(index, address, prefix);
+        let mut message = self
+            .begin(RTM_NEWADDR, ACK | CREATE | REPLACE, &fixed)
+            .address(IFA_LOCAL, address)
+            .address(IFA_ADDRESS, address);
+        if let (IpAddr::V4(v4), 0..=30) = (address, prefix) {
             let host = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-            if prefix < 31 {
-                let all = Ipv4Addr::from(u32::from(v4) | host);
-                message.attributes.push(AddressAttribute::Broadcast(all));
-            }
+            let all = Ipv4Addr::from(u32::from(v4) | host);
+            message = message.address(IFA_BROADCAST, all.into());
         }
         if let Some(lifetime) = lifetime {
-            let mut info = CacheInfo::default();
-            info.ifa_valid = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
-            info.ifa_preferred = info.ifa_valid;
-            message.attributes.push(AddressAttribute::CacheInfo(info));
+            // struct ifa_cacheinfo: preferred, valid, created, updated.
+            let seconds = u32::try_from(lifetime.as_secs())
+                .unwrap_or(u32::MAX)
+                .to_ne_bytes();
+            let info = [seconds, seconds, [0; 4], [0; 4]];
+            message = message.attribute(IFA_CACHEINFO, info.as_flattened());
         }
-        self.change(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
+        self.change(message)
     }
 
     /// Takes an address away; its routes go with it.
@@ -215,8 +212,11 @@ impl Rtnl {
     /// # Errors
     /// EADDRNOTAVAIL if it was not there.
     pub fn remove_address(&mut self, index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
-        let message = address_message(index, address, prefix);
-        self.change(RouteNetlinkMessage::DelAddress(message), 0)
+        let fixed = address_header(index, address, prefix);
+        let message = self
+            .begin(RTM_DELADDR, ACK, &fixed)
+            .address(IFA_LOCAL, address);
+        self.change(message)
     }
 
     /// Adds a route, or replaces one of the same destination and metric. Without a gateway
@@ -231,81 +231,68 @@ impl Rtnl {
         gateway: Option<IpAddr>,
         metric: u32,
     ) -> io::Result<()> {
-        let mut route = RouteMessage::default();
-        route.header.address_family = family(destination);
-        route.header.destination_prefix_length = prefix;
-        route.header.table = RouteHeader::RT_TABLE_MAIN;
-        route.header.protocol = RouteProtocol::Dhcp;
-        route.header.kind = RouteType::Unicast;
+        let scope = if gateway.is_some() { 0 } else { RT_SCOPE_LINK };
+        let family = family(destination);
+        let mut fixed = vec![
+            family,
+            prefix,
+            0,
+            0,
+            RT_TABLE_MAIN,
+            RTPROT_DHCP,
+            scope,
+            RTN_UNICAST,
+        ];
+        fixed.extend_from_slice(&[0; 4]);
+        let mut message = self.begin(RTM_NEWROUTE, ACK | CREATE | REPLACE, &fixed);
         if prefix > 0 {
-            route
-                .attributes
-                .push(RouteAttribute::Destination(route_address(destination)));
+            message = message.address(RTA_DST, destination);
         }
-        match gateway {
-            Some(gateway) => route
-                .attributes
-                .push(RouteAttribute::Gateway(route_address(gateway))),
-            None => route.header.scope = RouteScope::Link,
+        if let Some(gateway) = gateway {
+            message = message.address(RTA_GATEWAY, gateway);
         }
-        route.attributes.push(RouteAttribute::Oif(index));
-        route.attributes.push(RouteAttribute::Priority(metric));
-        self.change(
-            RouteNetlinkMessage::NewRoute(route),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
+        let message = message.number(RTA_OIF, index).number(RTA_PRIORITY, metric);
+        self.change(message)
     }
 }
 
-fn borrow(socket: &Socket) -> BorrowedFd<'_> {
-    crate::sys::borrow(socket.as_raw_fd())
+/// What NLMSG_ERROR says: 0 for done, or a negative errno.
+fn verdict(body: &[u8]) -> io::Result<()> {
+    match u32_at(body, 0).map(u32::cast_signed) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        None => Err(io::Error::other("the kernel's answer is cut off")),
+    }
 }
 
-fn decode(bytes: &[u8]) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
-    NetlinkMessage::deserialize(bytes).map_err(|e| io::Error::other(e.to_string()))
-}
-
-fn family(address: IpAddr) -> AddressFamily {
+fn family(address: IpAddr) -> u8 {
     match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
+        IpAddr::V4(_) => libc::AF_INET as u8,
+        IpAddr::V6(_) => libc::AF_INET6 as u8,
     }
 }
 
-fn route_address(address: IpAddr) -> RouteAddress {
-    match address {
-        IpAddr::V4(v4) => RouteAddress::Inet(v4),
-        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-    }
+fn address_header(index: u32, address: IpAddr, prefix: u8) -> [u8; IFADDR] {
+    let mut fixed = [0; IFADDR];
+    fixed[0] = family(address);
+    fixed[1] = prefix;
+    fixed[4..].copy_from_slice(&index.to_ne_bytes());
+    fixed
 }
 
-fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(address);
-    message.header.prefix_len = prefix;
-    message.header.index = index;
-    message.attributes.push(AddressAttribute::Local(address));
-    message.attributes.push(AddressAttribute::Address(address));
-    message
-}
-
-fn link_of(message: &LinkMessage) -> Option<Link> {
-    let flags = message.header.flags;
-    let name = message.attributes.iter().find_map(|a| match a {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    })?;
-    let mac = message.attributes.iter().find_map(|a| match a {
-        LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
-        _ => None,
-    });
+fn link_of(body: &[u8]) -> Option<Link> {
+    let flags = u32_at(body, 8)?;
+    let has = |flag: libc::c_int| flags & flag as u32 != 0;
+    let attributes = attributes(body, IFINFO);
+    let get = |kind: u16| attributes.iter().find(|(k, _)| *k == kind).map(|(_, v)| *v);
+    let name = get(IFLA_IFNAME)?.split(|b| *b == 0).next()?;
     Some(Link {
-        index: message.header.index,
-        name,
-        mac,
-        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
-        up: flags.contains(LinkFlags::Up),
-        carrier: flags.contains(LinkFlags::LowerUp) && flags.contains(LinkFlags::Running),
+        index: u32_at(body, 4)?,
+        name: String::from_utf8_lossy(name).into_owned(),
+        mac: get(IFLA_ADDRESS).and_then(|v| v.try_into().ok()),
+        ethernet: u16_at(body, 2)? == ARPHRD_ETHER,
+        up: has(libc::IFF_UP),
+        carrier: has(libc::IFF_LOWER_UP) && has(libc::IFF_RUNNING),
     })
 }
 
@@ -341,43 +328,31 @@ impl Monitor {
 
 /// Parses a datagram of changes; what is not understood is left out.
 pub fn parse(bytes: &[u8]) -> Vec<Event> {
-    split(bytes).into_iter().filter_map(parse_one).collect()
+    messages(bytes).into_iter().filter_map(parse_one).collect()
 }
 
-fn parse_one(bytes: &[u8]) -> Option<Event> {
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    if kind == RTM_NEWNDUSEROPT {
-        return parse_rdnss(bytes.get(16..)?);
-    }
-    let NetlinkPayload::InnerMessage(inner) = decode(bytes).ok()?.payload else {
-        return None;
-    };
-    match inner {
-        RouteNetlinkMessage::NewLink(link) => link_of(&link).map(Event::Link),
-        RouteNetlinkMessage::DelLink(link) => Some(Event::LinkGone(link.header.index)),
-        RouteNetlinkMessage::NewAddress(a) => Some(Event::Address(
-            a.header.index,
-            address_of(&a)?,
-            a.header.prefix_len,
-        )),
-        RouteNetlinkMessage::DelAddress(a) => {
-            Some(Event::AddressGone(a.header.index, address_of(&a)?))
+fn parse_one(message: netlink::Message<'_>) -> Option<Event> {
+    let body = message.body;
+    match message.kind {
+        RTM_NEWLINK => link_of(body).map(Event::Link),
+        // A bridge that loses a port says so with the port's index, in its own family.
+        RTM_DELLINK if body.first() == Some(&0) => u32_at(body, 4).map(Event::LinkGone),
+        RTM_NEWADDR => {
+            let prefix = *body.get(1)?;
+            Some(Event::Address(u32_at(body, 4)?, address_of(body)?, prefix))
         }
+        RTM_DELADDR => Some(Event::AddressGone(u32_at(body, 4)?, address_of(body)?)),
+        RTM_NEWNDUSEROPT => parse_rdnss(body),
         _ => None,
     }
 }
 
-fn address_of(message: &AddressMessage) -> Option<IpAddr> {
-    let local = message.attributes.iter().find_map(|a| match a {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    local.or_else(|| {
-        message.attributes.iter().find_map(|a| match a {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    })
+fn address_of(body: &[u8]) -> Option<IpAddr> {
+    let attributes = attributes(body, IFADDR);
+    let get = |kind: u16| attributes.iter().find(|(k, _)| *k == kind).map(|(_, v)| *v);
+    get(IFA_LOCAL)
+        .or(get(IFA_ADDRESS))
+        .and_then(netlink::address)
 }
 
 /// `struct nduseroptmsg` (linux/rtnetlink.h): family 1, pad 1, length of options 2, ifindex 4,
