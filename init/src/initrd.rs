@@ -129,6 +129,14 @@ fn early_mounts(_: &mut Initrd) -> Outcome {
     mounts::mount_all(mounts::EARLY)?;
     mounts::quiet_kernel_console();
     fs::create_dir_all("/run/slipway").context("/run/slipway")?;
+    // The kernel asks for modules by itself, too: a filesystem for its checksum, say.
+    fs::create_dir_all("/sbin").context("/sbin")?;
+    match std::os::unix::fs::symlink("/init", "/sbin/modprobe") {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Failure(format!("/sbin/modprobe: {e}")));
+        }
+        _ => {}
+    }
     Ok(String::new())
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::say;
 
 /// What a phase says when it has failed: one line, with what to do where we know it.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure(pub String);
 
 impl fmt::Display for Failure {

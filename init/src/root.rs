@@ -16,7 +16,7 @@ use crate::net::{self, Network, News, Shared, TimeServers};
 use crate::phase::{Context, Failure, Outcome, Phase};
 use crate::reaper::Reaper;
 use crate::uevent::{Plugged, UeventSocket, modaliases};
-use crate::{clock, data, mounts, node, say, seed, sntp};
+use crate::{clock, data, mounts, node, say, seed, sntp, sys};
 
 /// What the phases share.
 pub struct Root {
@@ -113,8 +113,16 @@ fn drivers(root: &mut Root) -> Outcome {
     Ok(format!("{} modules", plugged.loaded))
 }
 
+/// What the boot does not wait for must not slow down what it waits for.
+fn give_way() {
+    if let Err(error) = sys::go_last() {
+        say!("setting a thread's priority: {error}");
+    }
+}
+
 /// Loads drivers for devices that appear, for ever.
 fn hotplug(events: &UeventSocket, later: &[String], mailbox: &Mailbox) {
+    give_way();
     let mut modules = match Modules::of_running_kernel() {
         Ok(modules) => modules,
         Err(error) => {
@@ -149,24 +157,29 @@ fn hotplug(events: &UeventSocket, later: &[String], mailbox: &Mailbox) {
     }
 }
 
-/// Whether the boot waits for a device's driver: networks, disks and the buses they are on,
-/// and QEMU's configuration device. Loading a module costs a signature's check; screens,
-/// mice and sensors come meanwhile.
+/// Whether the boot waits for a device's driver: networks and the buses they are on, entropy
+/// and QEMU's configuration device. Loading a module costs a signature's check; screens, mice
+/// and sensors come meanwhile.
 fn is_urgent(alias: &str) -> bool {
-    let Some((bus, rest)) = alias.split_once(':') else {
-        return false;
-    };
+    let (bus, rest) = alias.split_once(':').unwrap_or((alias, ""));
     match bus {
-        // ...bc02sc00i00: base class 01 storage, 02 network, 0c03 USB hosts.
-        "pci" => ["bc01", "bc02", "bc0Csc03"]
-            .iter()
-            .any(|class| rest.contains(class)),
-        // Network, block, entropy, SCSI.
-        "virtio" => ["d00000001v", "d00000002v", "d00000004v", "d00000008v"]
-            .iter()
-            .any(|d| rest.starts_with(d)),
+        // ...bc02sc00i00: base class 02 is networks, 0c03 USB hosts.
+        "pci" => rest.contains("bc02") || rest.contains("bc0Csc03"),
+        // Network, entropy.
+        "virtio" => rest.starts_with("d00000001v") || rest.starts_with("d00000004v"),
         "acpi" => rest.contains("QEMU0002") || rest.contains("VMBUS"),
-        "usb" | "vmbus" | "xen" | "of" | "sdio" | "mmc" | "nvme" | "nvmet" => true,
+        "usb" | "vmbus" | "xen" | "of" | "sdio" => true,
+        _ => false,
+    }
+}
+
+/// Whether an alias is a disk's or a disk controller's: a seed may lie behind it.
+fn is_storage(alias: &str) -> bool {
+    let (bus, rest) = alias.split_once(':').unwrap_or((alias, ""));
+    match bus {
+        "pci" => rest.contains("bc01"),
+        "virtio" => rest.starts_with("d00000002v") || rest.starts_with("d00000008v"),
+        "scsi" | "mmc" | "nvme" => true,
         _ => false,
     }
 }
@@ -192,6 +205,7 @@ fn preload(root: &mut Root) -> Outcome {
 
 /// Loads the list, then sets the sysctls, some of which come with a module.
 fn preload_all() -> Outcome {
+    give_way();
     let mut modules = Modules::of_running_kernel()?;
     let (mut loaded, mut failed) = (0, Vec::new());
     for (name, _) in preload_list(Path::new(MODULES_D)) {
@@ -211,7 +225,15 @@ fn preload_all() -> Outcome {
 }
 
 fn find_seed(root: &mut Root) -> Outcome {
-    let found = seed::find(root.modules()?);
+    let modules = root.modules()?;
+    let mut found = seed::from_fw_cfg(modules);
+    if found == Ok(seed::Found::None) {
+        // Perhaps a volume has it: then the disks' drivers are needed now.
+        let aliases = modaliases(Path::new("/sys"));
+        let storage = aliases.iter().map(String::as_str).filter(|a| is_storage(a));
+        Plugged::default().load(modules, storage);
+        found = seed::from_volume(modules);
+    }
     match found {
         Ok(found) => {
             root.mailbox.send(Event::Condition("seed"));

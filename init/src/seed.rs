@@ -27,15 +27,35 @@ pub enum Found {
     Good(Box<Seed>, String),
 }
 
-/// Looks for the seed, checks it and writes it for clusterd.
+/// Looks for the seed in QEMU's fw_cfg, checks it and writes it for clusterd.
 ///
 /// # Errors
 /// A seed is there and broken, or cannot be read.
-pub fn find(modules: &mut Modules) -> Result<Found, Failure> {
-    let Some((text, source)) = raw(modules)? else {
+pub fn from_fw_cfg(modules: &mut Modules) -> Result<Found, Failure> {
+    if !Path::new(FW_CFG).exists() && is_qemu() {
+        // Without the module there is nothing to find there.
+        drop(modules.load("qemu_fw_cfg"));
+    }
+    if !Path::new(FW_CFG).exists() {
         return Ok(Found::None);
-    };
-    let parsed = Seed::parse(&text).context(format_args!("from {source}"))?;
+    }
+    let file = File::open(FW_CFG).context(FW_CFG)?;
+    accept(&read_text(file, "fw_cfg")?, "fw_cfg".into())
+}
+
+/// Looks for the seed on a volume labelled CIDATA, checks it and writes it for clusterd.
+///
+/// # Errors
+/// A seed is there and broken, or cannot be read.
+pub fn from_volume(modules: &mut Modules) -> Result<Found, Failure> {
+    match raw_from_volume(modules)? {
+        Some((text, source)) => accept(&text, source),
+        None => Ok(Found::None),
+    }
+}
+
+fn accept(text: &str, source: String) -> Result<Found, Failure> {
+    let parsed = Seed::parse(text).context(format_args!("from {source}"))?;
     for warning in &parsed.warnings {
         say!("{warning}");
     }
@@ -55,15 +75,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)
 }
 
-fn raw(modules: &mut Modules) -> Result<Option<(String, String)>, Failure> {
-    if !Path::new(FW_CFG).exists() && is_qemu() {
-        // Without the module there is nothing to find there.
-        drop(modules.load("qemu_fw_cfg"));
-    }
-    if Path::new(FW_CFG).exists() {
-        let file = File::open(FW_CFG).context(FW_CFG)?;
-        return Ok(Some((read_text(file, "fw_cfg")?, "fw_cfg".into())));
-    }
+fn raw_from_volume(modules: &mut Modules) -> Result<Option<(String, String)>, Failure> {
     let Some((device, kind)) = cidata_volume() else {
         return Ok(None);
     };

@@ -42,20 +42,18 @@ pub(super) fn parse_dep(text: &str) -> HashMap<String, Entry> {
     map
 }
 
-/// Aliases by what stands before the first `:`, so that a lookup tries few patterns.
+/// Aliases by what stands before the first `:` or `_`, so that a lookup tries few patterns.
 #[derive(Debug, Default)]
 pub(super) struct Aliases(HashMap<String, Vec<(String, String)>>);
 
 impl Aliases {
     fn add(&mut self, pattern: &str, name: &str) {
-        let bus = pattern
-            .split([':', '-', '*', '?', '['])
-            .next()
-            .unwrap_or_default();
+        let pattern = normalise_pattern(pattern);
+        let group = group(&pattern).to_owned();
         self.0
-            .entry(bus.to_owned())
+            .entry(group)
             .or_default()
-            .push((pattern.to_owned(), normalise(name)));
+            .push((pattern, normalise(name)));
     }
 
     pub(super) fn parse(&mut self, text: &str) {
@@ -83,23 +81,44 @@ impl Aliases {
     }
 
     pub(super) fn lookup(&self, alias: &str) -> Vec<&str> {
-        let bus = alias
-            .split([':', '-', '*', '?', '['])
-            .next()
-            .unwrap_or_default();
+        let alias = normalise(alias);
+        let mut groups = vec![group(&alias), ""];
+        groups.dedup();
         let mut names: Vec<&str> = Vec::new();
-        for key in [bus, ""] {
+        for key in groups {
             for (pattern, name) in self.0.get(key).into_iter().flatten() {
-                if glob_match(pattern, alias) && !names.contains(&name.as_str()) {
+                if glob_match(pattern, &alias) && !names.contains(&name.as_str()) {
                     names.push(name);
                 }
-            }
-            if bus.is_empty() {
-                break;
             }
         }
         names
     }
+}
+
+/// What stands before the first separator; empty for patterns that are open before it.
+fn group(pattern: &str) -> &str {
+    match pattern.find([':', '_', '*', '?', '[']) {
+        Some(end) if pattern[end..].starts_with([':', '_']) => &pattern[..end],
+        Some(_) => "",
+        None => pattern,
+    }
+}
+
+/// `-` becomes `_` but for ranges in brackets, as in kmod.
+fn normalise_pattern(pattern: &str) -> String {
+    let mut in_class = false;
+    pattern
+        .chars()
+        .map(|c| {
+            match c {
+                '[' => in_class = true,
+                ']' => in_class = false,
+                _ => {}
+            }
+            if c == '-' && !in_class { '_' } else { c }
+        })
+        .collect()
 }
 
 pub(super) type Soft = HashMap<String, (Vec<String>, Vec<String>)>;

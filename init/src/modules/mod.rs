@@ -169,11 +169,7 @@ impl Modules {
         if self.entries()?.contains_key(&plain) || self.is_builtin(&plain) {
             return Ok(vec![plain]);
         }
-        let aliases = self.aliases();
-        let mut found = aliases.lookup(name);
-        if found.is_empty() {
-            found = aliases.lookup(&plain);
-        }
+        let found = self.aliases().lookup(name);
         Ok(found.into_iter().map(str::to_owned).collect())
     }
 

@@ -22,7 +22,7 @@ fn sample() -> (tempfile::TempDir, Modules) {
     );
     write(
         "modules.softdep",
-        "# Soft\nsoftdep ext4 pre: crc32c post: failover absent\n",
+        "# Soft\nsoftdep ext4 pre: crypto-crc32c post: failover absent\n",
     );
     write(
         "modules.builtin",
@@ -30,7 +30,7 @@ fn sample() -> (tempfile::TempDir, Modules) {
     );
     std::fs::write(
         dir.path().join("modules.builtin.modinfo"),
-        b"proc_x.alias=fs-proc\0proc_x.license=GPL\0crc32c_generic.alias=crc32c\0",
+        b"proc_x.alias=fs-proc\0proc_x.license=GPL\0crc32c_generic.alias=crypto-crc32c\0",
     )
     .unwrap();
     let modules = Modules::at(dir.path());
