@@ -165,11 +165,9 @@ fn libraries(tree: &Tree, dir: &str) -> Result<BTreeMap<String, Library>> {
         let Some(elf) = parse(&bytes) else { continue };
         let mut soname = elf.soname.unwrap_or_else(|| name.to_owned());
         if is_link {
-            // A link to what isn't named by its soname, and isn't for ld(1), counts as a
+            // A link that is named neither by the soname nor as ld(1) wants it counts as a
             // library itself.
-            let base = real.rsplit('/').next().unwrap_or(&real);
-            let for_ld = base.ends_with(".so") && soname.starts_with(base);
-            is_link = base == soname || for_ld;
+            is_link = name == soname || (name.ends_with(".so") && soname.starts_with(name));
         }
         if is_link {
             soname = name.to_owned();
