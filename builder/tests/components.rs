@@ -2,6 +2,14 @@
 //! bytes from any directory. The small ones stand for all in the quick tests;
 //! those that compile Kubernetes are for CI and the boot tests.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it measured"
+)]
+
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -322,7 +330,10 @@ fn everything_builds_and_says_its_version() {
 #[test]
 #[ignore = "compiles the node's programs for release: minutes"]
 fn node_programs_are_the_same_from_another_directory() {
-    let there = tempfile::tempdir().unwrap();
+    let there = tempfile::Builder::new()
+        .prefix("a checkout ")
+        .tempdir()
+        .unwrap();
     for part in [
         "board-configs",
         "distro/components",

@@ -1,6 +1,14 @@
 //! Ctrl-C ends the compiler and whatever it started. A file of its own, because
 //! the wish to stop holds for the whole process.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it measured"
+)]
+
 use std::fs;
 use std::path::Path;
 use std::thread;

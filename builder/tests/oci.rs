@@ -1,6 +1,14 @@
 //! Container images are read back as the image specification says, entry by
 //! entry, and by the containerd that runs on a node.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it measured"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;

@@ -388,16 +388,21 @@ impl Job<'_> {
     }
 
     fn run_cargo(&self, rust: &Toolchain, target: &str, progress: &Progress) -> Result<()> {
+        // One spelling for each directory, whatever way the caller came by: cargo
+        // compiles everything anew when a flag changes, and they are in flags.
+        std::fs::create_dir_all(&self.target_dir).at("creating", &self.target_dir)?;
+        let real = |dir: &Path| dir.canonicalize().at("resolving", dir);
+        let (workspace, target_dir) = (real(self.workspace)?, real(&self.target_dir)?);
         let mut command = clean(Command::new("cargo"));
         command
-            .current_dir(self.workspace)
+            .current_dir(&workspace)
             .args(["build", "--release", "--locked", "--target", target])
             .arg("--target-dir")
-            .arg(&self.target_dir);
+            .arg(&target_dir);
         for (package, program) in self.programs {
             command.args(["-p", package, "--bin", program]);
         }
-        let (rust_flags, c_flags) = self.remapping(rust)?;
+        let (rust_flags, c_flags) = remapping(rust, &workspace, &target_dir);
         let flags: Vec<String> = self
             .flags()
             .iter()
@@ -410,12 +415,14 @@ impl Job<'_> {
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
             .env("CARGO_INCREMENTAL", "0")
             .env(format!("CC_{variable}"), arch::cc(self.arch))
+            .env("CC_SHELL_ESCAPED_FLAGS", "1")
             .env(format!("CFLAGS_{variable}"), c_flags.join(" "));
         let (started, mut said, mut crates) = (Instant::now(), Instant::now(), 0u32);
         child::run(command, progress, |line| {
             let line = line.map(str::trim_start);
             match line {
                 Some(l) if l.starts_with("Downloaded ") => progress.say(&format!("cargo: {l}")),
+                Some(l) if l.starts_with("Blocking ") => progress.say(&format!("cargo: {l}")),
                 Some(l) if l.starts_with("Compiling ") => crates += 1,
                 Some(_) => return true,
                 None if said.elapsed() >= SIGN_OF_LIFE => {
@@ -430,41 +437,6 @@ impl Job<'_> {
             false
         })
         .map(drop)
-    }
-
-    /// Flags for rustc and for the C compiler that put fixed names in place of
-    /// this machine's directories wherever they'd end up in the program.
-    fn remapping(&self, rust: &Toolchain) -> Result<(Vec<String>, Vec<String>)> {
-        let cargo_home = env::var_os("CARGO_HOME").map_or_else(
-            || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
-            PathBuf::from,
-        );
-        std::fs::create_dir_all(&self.target_dir).at("creating", &self.target_dir)?;
-        // The last that fits wins, so what may lie inside another comes later.
-        let (mut rust_flags, mut c_flags) = (Vec::new(), Vec::new());
-        for (dir, name) in [
-            (self.workspace, "/slipway".to_owned()),
-            (&cargo_home, "/cargo".to_owned()),
-            (&rust.sysroot, format!("/rust-{}", rust.release)),
-            // Where the library's own build says that its sources were.
-            (
-                &rust.sysroot.join("lib/rustlib/src/rust"),
-                format!("/rustc/{}", rust.commit),
-            ),
-            (&self.target_dir, "/target".to_owned()),
-        ] {
-            let mut spellings = vec![dir.to_owned()];
-            if let Ok(real) = dir.canonicalize()
-                && real != *dir
-            {
-                spellings.push(real);
-            }
-            for dir in spellings {
-                rust_flags.push(format!("--remap-path-prefix={}={name}", dir.display()));
-                c_flags.push(format!("-ffile-prefix-map={}={name}", dir.display()));
-            }
-        }
-        Ok((rust_flags, c_flags))
     }
 
     /// Makes sure that the key covers every source of ours that cargo names in
@@ -586,6 +558,41 @@ impl Job<'_> {
         }
         Ok(all)
     }
+}
+
+/// Flags for rustc and for the C compiler that put fixed names in place of this
+/// machine's directories wherever they'd end up in a program.
+fn remapping(rust: &Toolchain, workspace: &Path, target_dir: &Path) -> (Vec<String>, Vec<String>) {
+    let cargo_home = env::var_os("CARGO_HOME").map_or_else(
+        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+        PathBuf::from,
+    );
+    // The last that fits wins, so what may lie inside another comes later.
+    let (mut rust_flags, mut c_flags) = (Vec::new(), Vec::new());
+    for (dir, name) in [
+        (workspace, "/slipway".to_owned()),
+        (&cargo_home, "/cargo".to_owned()),
+        (&rust.sysroot, format!("/rust-{}", rust.release)),
+        // Where the library's own build says that its sources were.
+        (
+            &rust.sysroot.join("lib/rustlib/src/rust"),
+            format!("/rustc/{}", rust.commit),
+        ),
+        (target_dir, "/target".to_owned()),
+    ] {
+        let mut spellings = vec![dir.to_owned()];
+        if let Ok(real) = dir.canonicalize()
+            && real != *dir
+        {
+            spellings.push(real);
+        }
+        for dir in spellings {
+            let quoted = dir.to_string_lossy().replace('\'', r"'\''");
+            rust_flags.push(format!("--remap-path-prefix={}={name}", dir.display()));
+            c_flags.push(format!("'-ffile-prefix-map={quoted}={name}'"));
+        }
+    }
+    (rust_flags, c_flags)
 }
 
 /// What we need of `cargo metadata`.
