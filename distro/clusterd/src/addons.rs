@@ -11,7 +11,9 @@ use crate::options::Config;
 pub const MANAGER: &str = "slipway";
 
 /// What clusterd's own parts need: the API server may ask kubelets for logs and the like.
-/// kubeadm puts its certificate into an administrators' group instead.
+/// kubeadm puts its certificate into an administrators' group instead. And upstream's
+/// binding that lets anybody ask for health and version, also without a name, is narrowed
+/// to those who have one; it is marked so that the API server doesn't widen it again.
 const OWN: &str = r#"
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
@@ -25,6 +27,21 @@ subjects:
 - apiGroup: rbac.authorization.k8s.io
   kind: User
   name: slipway:apiserver-kubelet-client
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata:
+  name: system:public-info-viewer
+  annotations:
+    rbac.authorization.kubernetes.io/autoupdate: "false"
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: system:public-info-viewer
+subjects:
+- apiGroup: rbac.authorization.k8s.io
+  kind: Group
+  name: system:authenticated
 "#;
 
 /// Applies what the cluster's own parts need.
@@ -105,6 +122,6 @@ mod tests {
 
     #[test]
     fn the_own_manifest_parses() {
-        assert_eq!(slipway_access::api::parse_documents(OWN).unwrap().len(), 1);
+        assert_eq!(slipway_access::api::parse_documents(OWN).unwrap().len(), 2);
     }
 }

@@ -43,6 +43,8 @@ pub struct Line {
 pub struct Facts {
     /// By component.
     pub components: BTreeMap<Name, Line>,
+    /// The API's bootstrap roles are in force for the components.
+    pub roles_in_force: bool,
     /// The API answers `/readyz`.
     pub api_ready: bool,
     /// The node is Ready, as its kubelet of this boot says.
@@ -76,6 +78,7 @@ impl Board {
         Self {
             facts: Mutex::new(Facts {
                 components: names.iter().map(|name| (*name, line.clone())).collect(),
+                roles_in_force: false,
                 api_ready: false,
                 node_ready: false,
                 pods: 0,
@@ -98,6 +101,7 @@ impl Board {
             .get(&Name::ApiServer)
             .is_some_and(|line| line.state == State::Up);
         facts.api_ready &= api_up;
+        facts.roles_in_force &= api_up;
         if *facts != before {
             self.changed.notify_all();
         }

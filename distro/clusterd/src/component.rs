@@ -5,9 +5,9 @@
 //!
 //! ```text
 //! kine ─┐
-//!       ├─ kube-apiserver ─ API serves ─┬─ kube-controller-manager
-//! (at once, it tries again by itself)   ├─ kube-scheduler
-//! kubelet ──────────────────────────────┴─ kube-proxy
+//!       ├─ kube-apiserver ─ roles ──────┬─ kube-controller-manager
+//! kubelet (at once, it tries again)     ├─ kube-scheduler
+//!                                       └─ kube-proxy
 //! ```
 
 use std::path::PathBuf;
@@ -82,8 +82,9 @@ impl std::fmt::Display for Name {
 pub enum Need {
     /// Nothing: it waits for others by itself.
     Nothing,
-    /// The API answers, though its bootstrap roles may still be on their way.
-    Api,
+    /// The API answers, and its bootstrap roles are in force: before, every list would be
+    /// refused, and the pauses between further attempts grow.
+    Roles,
 }
 
 /// How one sees that a component works.
@@ -128,8 +129,7 @@ pub struct Component {
     pub stop_timeout: Duration,
 }
 
-/// `/livez` as soon as requests are served. The bootstrap roles come last and take longest;
-/// the controllers work from before on, having retries of their own.
+/// `/livez` as soon as requests are served. The bootstrap roles come last and take longest.
 pub const API_SERVES: &str = "/livez?exclude=poststarthook/rbac/bootstrap-roles";
 
 /// Describes a component.
@@ -267,6 +267,8 @@ fn api_server(config: &Config) -> Parts {
             pki("service-account.key"),
         ),
         ("profiling", "false".to_owned()),
+        // A watch never ends by itself: without this a stop would wait for all of them.
+        ("shutdown-watch-termination-grace-period", "2s".to_owned()),
         // There is one API server, and these only feed metrics of an etcd that isn't there.
         ("etcd-count-metric-poll-period", "0".to_owned()),
         ("etcd-db-metric-poll-interval", "0".to_owned()),
@@ -299,6 +301,8 @@ fn controller_manager(config: &Config) -> Parts {
         ("kubeconfig", kubeconfig.clone()),
         ("authentication-kubeconfig", kubeconfig.clone()),
         ("authorization-kubeconfig", kubeconfig),
+        // All that would be looked up at the API is given here.
+        ("authentication-skip-lookup", "true".to_owned()),
         // Health, too, only for those who say who they are.
         ("authorization-always-allow-paths", String::new()),
         ("client-ca-file", pki("cluster-ca.crt")),
@@ -341,7 +345,7 @@ fn controller_manager(config: &Config) -> Parts {
     }
     (
         arguments,
-        Need::Api,
+        Need::Roles,
         Probe::Https {
             port,
             ready: "/healthz",
@@ -360,6 +364,7 @@ fn scheduler(config: &Config) -> Parts {
         ("kubeconfig", kubeconfig.clone()),
         ("authentication-kubeconfig", kubeconfig.clone()),
         ("authorization-kubeconfig", kubeconfig),
+        ("authentication-skip-lookup", "true".to_owned()),
         ("authorization-always-allow-paths", String::new()),
         ("client-ca-file", pki("cluster-ca.crt")),
         ("requestheader-client-ca-file", pki("front-proxy-ca.crt")),
@@ -374,7 +379,7 @@ fn scheduler(config: &Config) -> Parts {
     ]);
     (
         arguments,
-        Need::Api,
+        Need::Roles,
         Probe::Https {
             port,
             ready: "/healthz",
@@ -422,7 +427,7 @@ fn kube_proxy(config: &Config) -> Parts {
         port: config.tuning.ports.proxy_health,
         path: "/livez",
     };
-    (arguments, Need::Api, probe)
+    (arguments, Need::Roles, probe)
 }
 
 #[cfg(test)]

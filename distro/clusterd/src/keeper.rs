@@ -168,10 +168,7 @@ fn keep(name: Name, shared: &Shared, board: &Board, log: &std::path::Path) {
         let need = shared.plan(|plan| plan.component.need);
         let go_on = board.wait(|facts| match need {
             Need::Nothing => true,
-            Need::Api => facts
-                .components
-                .get(&Name::ApiServer)
-                .is_some_and(|line| line.state == State::Up),
+            Need::Roles => facts.roles_in_force,
         });
         if !go_on || shared.plan(|plan| plan.stop) {
             break;
@@ -184,10 +181,7 @@ fn keep(name: Name, shared: &Shared, board: &Board, log: &std::path::Path) {
                 board.set(name, |line| line.state = State::Waiting);
                 continue;
             }
-            Ok(End::Itself(status)) => match tail.reason() {
-                Some(line) => format!("{status}: {line}"),
-                None => status,
-            },
+            Ok(End::Itself(status)) => status,
             Ok(End::Sick(reason)) => reason,
             Err(error) => error.to_string(),
         };
@@ -251,7 +245,13 @@ fn run(
         let interval = if up { LIVE_INTERVAL } else { READY_INTERVAL };
         let (ended, woken) = wait(&process, shared, interval)?;
         if ended {
-            return Ok(End::Itself(describe(process.wait()?)));
+            let status = process.wait()?;
+            // Who was killed didn't get to say why; other ends are explained by their last words.
+            let said = status.code().and_then(|_| tail.reason());
+            return Ok(End::Itself(match said {
+                Some(line) => format!("{}: {line}", describe(status)),
+                None => describe(status),
+            }));
         }
         if woken {
             shared.rest();

@@ -26,7 +26,12 @@ impl Tail {
             line.starts_with(['E', 'F']) || line.contains("level=fatal") || line.contains("rror:")
         };
         let line = lines.iter().rev().find(error).or_else(|| lines.back())?;
-        Some(line.chars().take(300).collect())
+        // Without klog's header (`E1124 15:42:36.265469     131 run.go:72] `).
+        let header = line
+            .split_once("] ")
+            .filter(|(header, _)| header.len() < 60);
+        let text = header.map_or(line.as_str(), |(_, text)| text);
+        Some(text.chars().take(300).collect())
     }
 
     fn push(&self, line: &[u8]) {
@@ -140,9 +145,9 @@ mod tests {
         let tail = Tail::default();
         tail.push(b"I1 fine\n");
         assert_eq!(tail.reason().unwrap(), "I1 fine");
-        tail.push(b"E1 port taken\n");
+        tail.push(b"E1124 15:42:36.265469     131 run.go:72] port taken\n");
         tail.push(b"I1 bye\n");
-        assert_eq!(tail.reason().unwrap(), "E1 port taken");
+        assert_eq!(tail.reason().unwrap(), "port taken");
     }
 
     #[test]

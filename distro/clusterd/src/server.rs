@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use slipway_access::api::{ApiError, Client};
 use slipway_images::seed::{Role, Seed};
 
 use crate::access::Access;
@@ -305,19 +306,47 @@ fn insist(board: &Board, what: &'static str, work: impl Fn() -> Result<usize, Er
     }
 }
 
-/// Follows `/readyz`: the API with everything behind it.
+/// Follows how far the API has come: its roles, then `/readyz` with everything behind it.
 fn follow_readiness(access: &Access, board: &Board) {
     while board.wait(|facts| api_serves(facts) && !facts.api_ready) {
-        let ready = access
-            .client()
-            .and_then(|client| client.get_text("/readyz", Duration::from_secs(10)))
-            .is_ok();
-        if ready {
-            board.update(|facts| facts.api_ready = true);
-        } else if !board.pause(Duration::from_millis(200)) {
-            return;
+        let roles_in_force = board.facts().roles_in_force;
+        let asked = access.client().and_then(|client| {
+            if roles_in_force {
+                client
+                    .get_text("/readyz", Duration::from_secs(10))
+                    .map(|_| true)
+            } else {
+                roles_hold(&client)
+            }
+        });
+        match asked {
+            Ok(true) if roles_in_force => board.update(|facts| facts.api_ready = true),
+            Ok(true) => board.update(|facts| facts.roles_in_force = true),
+            Ok(false) | Err(_) => {
+                if !board.pause(Duration::from_millis(200)) {
+                    return;
+                }
+            }
         }
     }
+}
+
+/// Asks the API's authorizer about one of the last roles to be bound at a first start.
+fn roles_hold(client: &Client) -> Result<bool, ApiError> {
+    let review = serde_json::json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": "system:kube-scheduler",
+            "groups": ["system:authenticated"],
+            "resourceAttributes": {
+                "verb": "list", "group": "storage.k8s.io", "resource": "volumeattachments",
+            },
+        }
+    });
+    let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let answer = client.create(path, &review)?;
+    Ok(answer["status"]["allowed"] == true)
 }
 
 /// Turns changes of the network into events; a bare control plane is not concerned.

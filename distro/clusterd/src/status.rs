@@ -36,7 +36,7 @@ enum Phase {
     Stopping,
 }
 
-/// Tells every change, on a thread of its own, until `stopping` was told.
+/// Tells every change, on a thread of its own, until every component is stopped.
 pub fn tell(config: &Config, board: Arc<Board>, notify: Notify) {
     let path = config.paths.status();
     let mut last: Option<Facts> = None;
@@ -69,7 +69,11 @@ pub fn tell(config: &Config, board: Arc<Board>, notify: Notify) {
         if let Err(error) = written {
             info!("can't write {}: {error}", path.display());
         }
-        if facts.stopping {
+        if facts
+            .components
+            .values()
+            .all(|line| line.state == State::Stopped)
+        {
             return;
         }
         last.replace(facts);
