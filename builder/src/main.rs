@@ -69,7 +69,13 @@ struct BuildArgs {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let progress = Progress::new(cli.json);
-    match watch_signals().and_then(|()| run(cli, &progress)) {
+    // Machines in the foreground have signal handling of their own: the first
+    // Ctrl-C is their power button.
+    let watched = match cli.command {
+        Command::Run(_) | Command::Console(_) => Ok(()),
+        _ => watch_signals(),
+    };
+    match watched.and_then(|()| run(cli, &progress)) {
         Ok(code) => code,
         Err(error) => {
             progress.fail(&error);

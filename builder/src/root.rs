@@ -110,8 +110,11 @@ fn initrd(root: &Tree, modules: &Modules) -> Result<(Tree, String)> {
     recipe::initrd::tree(of_root(INIT)?, modules, of_root(IMAGE_INFO_PATH)?)
 }
 
-/// PID 1 in the root; `modprobe`, `poweroff` and others are links to it.
+/// PID 1 in the root.
 const INIT: &str = "usr/lib/slipway/init";
+
+/// What else PID 1's program is started as.
+const INIT_NAMES: [&str; 5] = ["init", "modprobe", "poweroff", "reboot", "halt"];
 
 /// Sizes of the shipped partitions.
 pub fn sizes(board: &Board) -> Sizes {
@@ -193,7 +196,8 @@ fn add_programs(tree: &mut Tree, programs: &[Program]) -> Result<()> {
             _ => ("usr/bin", "usr/bin"),
         };
         tree.file(&format!("{dir}/{}", program.name), 0o755, content)?;
-        for link in &program.links {
+        let own = if program.name == "init" { &INIT_NAMES[..] } else { &[] };
+        for link in program.links.iter().map(String::as_str).chain(own.iter().copied()) {
             let target = if dir == links {
                 program.name.clone()
             } else {

@@ -1,0 +1,216 @@
+//! A machine with an image of ours in it, and the ways into its cluster.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use slipway::components::{self, Toolchains};
+use slipway::progress::{Progress, Style};
+use slipway::run::identity;
+use slipway::source::{Source, cache_dir};
+use slipway_access::api::Client;
+use slipway_access::kubeconfig::Kubeconfig;
+use slipway_images::layout;
+use slipway_qemu::VmName;
+use slipway_qemu::harness::{Node, Setup};
+
+pub const MINUTE: Duration = Duration::from_secs(60);
+
+/// Emulation on a busy host is slow; a hung node is found by the console's tail.
+const PATIENCE: Duration = Duration::from_secs(12 * 60);
+
+pub const WORKLOAD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/boot/workload.yaml");
+
+const API: u16 = 6443;
+
+/// A booted node and its administrator.
+pub struct Cluster {
+    pub node: Node,
+    name: VmName,
+    seed: String,
+    kubectl: PathBuf,
+    scratch: tempfile::TempDir,
+}
+
+impl Cluster {
+    pub fn boot() -> Self {
+        let name: VmName = "boot-test".parse().unwrap();
+        let seed = identity::seed(&name).unwrap();
+        Self {
+            kubectl: kubectl(),
+            node: boot_with(seed.clone().into_bytes()),
+            name,
+            seed,
+            scratch: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Waits until the API is ready, and the node is after this start.
+    pub fn wait_ready(&mut self) {
+        let config = self.admin();
+        let started = std::time::SystemTime::now() - self.node.uptime();
+        let client = Client::from_kubeconfig(&config).unwrap();
+        let path = format!("/api/v1/nodes/{}", self.name);
+        self.node.wait_for("the node is Ready", PATIENCE, || {
+            let text = |e: slipway_access::api::ApiError| e.to_string();
+            client.get_text("/readyz", Duration::from_secs(10)).map_err(text)?;
+            let node = client.get(&path).map_err(text)?;
+            let lease = client
+                .get(&format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}", self.name))
+                .map_err(text)?;
+            ready_since(&node, &lease, started)
+        });
+    }
+
+    /// Runs kubectl as the administrator and returns what it says.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        let path = self.scratch.path().join("kubeconfig");
+        self.admin().write(&path).unwrap();
+        let out = Command::new(&self.kubectl)
+            .args(args)
+            .env("KUBECONFIG", &path)
+            .env("HOME", self.scratch.path())
+            .output()
+            .unwrap();
+        if !out.status.success() {
+            let pods = Command::new(&self.kubectl)
+                .args(["describe", "pods", "-A"])
+                .env("KUBECONFIG", &path)
+                .output()
+                .unwrap();
+            self.node.fail(&format!(
+                "kubectl {}: {}\n{}{}\n{}",
+                args.join(" "),
+                out.status,
+                String::from_utf8_lossy(&out.stdout),
+                String::from_utf8_lossy(&out.stderr),
+                String::from_utf8_lossy(&pods.stdout),
+            ));
+        }
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// Asks the web service by its name, from the client's pod. The first answer
+    /// may take as long as the Service's rules need to reach the node, so kubectl
+    /// is asked to wait for the endpoints first.
+    pub fn ask_the_service(&self) -> String {
+        self.kubectl(&[
+            "wait", "--for=jsonpath={.endpoints[1].conditions.ready}=true",
+            "endpointslice", "-l", "kubernetes.io/service-name=web", "--timeout=120s",
+        ]);
+        let name = "http://web.default.svc.cluster.local/";
+        self.kubectl(&[
+            "exec", "deployment/client", "-c", "client", "--",
+            "/host/busybox", "wget", "-q", "-T", "60", "-O", "-", name,
+        ])
+    }
+
+    /// Neither an anonymous client nor one of another CA gets anything.
+    pub fn refuses_strangers(&self) {
+        let mut stranger = self.admin();
+        let other = identity::seed(&self.name).unwrap();
+        stranger.client = identity::kubeconfig(&other, &self.name, self.node.port(API)).unwrap().client;
+        let refused = Client::from_kubeconfig(&stranger).unwrap().get("/api/v1/nodes").unwrap_err();
+        assert_eq!(refused.code(), Some(401), "{refused}");
+    }
+
+    /// What e2fsck says of the data partition once the journal is replayed.
+    pub fn data_is_clean_after_replay(&self) {
+        let data = self.data_partition();
+        run(Command::new("e2fsck").args(["-E", "journal_only", "-y"]).arg(&data));
+        run(Command::new("e2fsck").args(["-f", "-n"]).arg(&data));
+    }
+
+    /// What e2fsck says of the data partition after a clean stop.
+    pub fn data_is_clean(&self) {
+        run(Command::new("e2fsck").args(["-f", "-n"]).arg(self.data_partition()));
+    }
+
+    fn admin(&self) -> Kubeconfig {
+        identity::kubeconfig(&self.seed, &self.name, self.node.port(API)).unwrap()
+    }
+
+    /// A copy of the data partition of the machine, which is off.
+    fn data_partition(&self) -> PathBuf {
+        let (disk, data) = (self.scratch.path().join("disk"), self.scratch.path().join("data"));
+        let overlay = self.node.machine().disks[0].path.clone();
+        run(Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(overlay).arg(&disk));
+        let size = std::fs::metadata(&disk).unwrap().len();
+        let mut file = std::fs::File::open(&disk).unwrap();
+        let found = layout::read(&mut file, layout::Sectors::new(size / 512)).unwrap();
+        let part = found.table.partition(layout::DATA).expect("the disk has a data partition");
+        run(Command::new("dd")
+            .arg(format!("if={}", disk.display()))
+            .arg(format!("of={}", data.display()))
+            .args(["bs=1M", "conv=sparse", "status=none"])
+            .arg(format!("skip={}", part.offset().get() >> 20))
+            .arg(format!("count={}", part.size().get() >> 20)));
+        std::fs::remove_file(&disk).unwrap();
+        data
+    }
+}
+
+/// Boots the image with these bytes as its seed.
+pub fn boot_with(seed: Vec<u8>) -> Node {
+    let image = image();
+    let mut setup = Setup::new(&image);
+    setup.ports = vec![API];
+    setup.fw_cfg = vec![(identity::FW_CFG_NAME.to_owned(), seed)];
+    Node::boot(setup)
+}
+
+fn image() -> PathBuf {
+    let image = std::env::var_os("SLIPWAY_IMAGE").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images/x86_64.img"),
+        PathBuf::from,
+    );
+    assert!(image.exists(), "{} is missing: run `slipway build x86_64` first", image.display());
+    image
+}
+
+fn kubectl() -> PathBuf {
+    let source = Source::find(Some(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))).unwrap();
+    let tools = Toolchains::find(&source).unwrap();
+    let quiet = Progress::with_style(Style::Quiet);
+    let cache = cache_dir(std::env::var_os("SLIPWAY_CACHE").map(PathBuf::from)).unwrap();
+    components::host_tool(&source, &tools, "kubectl", &cache, &quiet).unwrap().path
+}
+
+fn ready_since(
+    node: &serde_json::Value,
+    lease: &serde_json::Value,
+    started: std::time::SystemTime,
+) -> Result<(), String> {
+    let ready = node["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|c| c["type"] == "Ready" && c["status"] == "True");
+    if !ready {
+        return Err("the node is not Ready".into());
+    }
+    let renewed = lease["spec"]["renewTime"].as_str().unwrap_or_default();
+    let started = started.duration_since(std::time::UNIX_EPOCH).map_err(said)?.as_secs();
+    let started = slipway::time::rfc3339(i64::try_from(started).map_err(said)?);
+    // Both are RFC 3339 in UTC: the order of the text is that of time.
+    if renewed < started.as_str() {
+        return Err(format!("its lease is from {renewed}, before this start"));
+    }
+    Ok(())
+}
+
+fn said(e: impl Display) -> String {
+    e.to_string()
+}
+
+fn run(command: &mut Command) {
+    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(
+        out.status.success(),
+        "{command:?}: {}\n{}{}",
+        out.status,
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+}

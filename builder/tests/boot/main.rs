@@ -1,0 +1,63 @@
+//! The proof that an image is a cluster: a real machine boots it in QEMU under
+//! UEFI, serves a workload, loses its power in the middle of writes, and comes
+//! back by itself with everything.
+//!
+//! Emulated boots cost minutes, so these tests are ignored unless asked for;
+//! `make test` asks. They boot `$SLIPWAY_IMAGE`, or the image that
+//! `slipway build x86_64` left in target/images.
+
+mod machine;
+
+use std::time::Duration;
+
+use machine::{Cluster, MINUTE};
+
+/// `make run` in small, then the hardest thing that can happen to it.
+#[test]
+#[ignore = "boots a machine: run with --ignored"]
+fn a_cluster_serves_and_survives_a_power_cut() {
+    let mut cluster = Cluster::boot();
+    cluster.wait_ready();
+    cluster.kubectl(&["rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=300s"]);
+
+    cluster.kubectl(&["apply", "-f", machine::WORKLOAD]);
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=300s"]);
+    cluster.kubectl(&["rollout", "status", "deployment/client", "--timeout=300s"]);
+    let answer = cluster.ask_the_service();
+    assert!(answer.starts_with("hello from web-"), "{answer}");
+    let log = cluster.kubectl(&["logs", "-l", "app=web", "--prefix", "--tail=-1"]);
+    assert!(log.contains("response:200"), "the servers' log has the request:\n{log}");
+    let version = cluster.kubectl(&["version"]);
+    assert!(version.contains("Server Version: v1.36."), "{version}");
+
+    cluster.refuses_strangers();
+
+    let before = cluster.kubectl(&["get", "deployment,service", "-o", "name"]);
+    cluster.node.cut_power();
+    cluster.data_is_clean_after_replay();
+    cluster.node.power_on();
+    cluster.wait_ready();
+    assert_eq!(cluster.kubectl(&["get", "deployment,service", "-o", "name"]), before);
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=300s"]);
+    cluster.kubectl(&["rollout", "status", "deployment/client", "--timeout=300s"]);
+    let answer = cluster.ask_the_service();
+    assert!(answer.starts_with("hello from web-"), "after the power cut: {answer}");
+
+    cluster.node.power_down(2 * MINUTE);
+    let console = cluster.node.console();
+    assert!(!console.contains("Kernel panic"), "the kernel panicked:\n{console}");
+    cluster.data_is_clean();
+}
+
+/// A seed that makes no sense must leave a node that says so, not a brick and not
+/// a cluster that nobody asked for.
+#[test]
+#[ignore = "boots a machine: run with --ignored"]
+fn a_broken_seed_is_said_and_no_cluster_is_started() {
+    let mut node = machine::boot_with(b"#cloud-config\nhostname: [not, a, name]\n".to_vec());
+    node.wait_console("slipway: address", 3 * MINUTE);
+    let console = node.console();
+    assert!(console.contains("seed"), "the console says what is wrong with the seed:\n{console}");
+    assert!(!console.contains("starting clusterd"), "{console}");
+    node.power_down(Duration::from_secs(120));
+}
