@@ -171,6 +171,37 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
     Ok(outputs)
 }
 
+/// Builds only the programs of a board and links them into `out` by all the names
+/// that they are started under, as they are in an image.
+///
+/// # Errors
+/// Those of the board and the compilers; [`Kind::Io`].
+pub fn components(
+    source: &Source,
+    board: &str,
+    out: &Path,
+    cache: &Path,
+    progress: &Progress,
+) -> Result<()> {
+    let board = Board::load(&source.path("board-configs"), board)?;
+    let tools = Toolchains::find(source)?;
+    let parts = own_parts(source, &board, &tools, 0, cache, progress)?;
+    fs::create_dir_all(out).at("creating", out)?;
+    for program in &parts.programs {
+        for name in std::iter::once(&program.name).chain(&program.links) {
+            let link = out.join(name);
+            match fs::remove_file(&link) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("replacing", &link, &e));
+                }
+                _ => {}
+            }
+            std::os::unix::fs::symlink(&program.path, &link).at("creating", &link)?;
+        }
+    }
+    Ok(())
+}
+
 /// The exact inputs: those of the lock that was given, or today's; with them
 /// the warnings that belong into the manifest.
 fn inputs(

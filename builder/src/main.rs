@@ -33,6 +33,9 @@ struct Cli {
 enum Command {
     /// Build an image of a board.
     Build(BuildArgs),
+    /// Build only the programs of a board, and link them by all their names into a
+    /// directory, which is printed.
+    Components(ComponentsArgs),
     /// Boot an image in QEMU.
     Run(run::RunArgs),
     /// List the machines that were run.
@@ -64,6 +67,15 @@ struct BuildArgs {
     /// on the mirror (it is refused by default), and note it in the manifest.
     #[arg(long, env = "SLIPWAY_SKIP_STALE")]
     skip_stale: bool,
+}
+
+#[derive(clap::Args)]
+struct ComponentsArgs {
+    /// Name of a board.
+    board: String,
+    /// The directory [default: target/images/components/BOARD of the checkout].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -101,6 +113,15 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
     };
     match cli.command {
         Command::Build(args) => build_image(args, cli.source.as_deref(), cache.clone(), progress),
+        Command::Components(args) => {
+            let source = Source::find(cli.source.as_deref())?;
+            let out = args.out.unwrap_or_else(|| {
+                source.path(IMAGES).join("components").join(&args.board)
+            });
+            build::components(&source, &args.board, &out, &cache, progress)?;
+            progress.result(&Directory { directory: out })?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Run(args) => run::run(&args, &context()?, progress),
         Command::Ps(args) => run::ps(&args, &context()?, progress),
         Command::Stop(args) => run::stop(&args, &context()?, progress),
@@ -112,6 +133,18 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
             let kubectl = components::host_tool(&source, &tools, "kubectl", &cache, progress)?;
             match run::kubectl(&args, &context()?, &kubectl.path)? {}
         }
+    }
+}
+
+/// What `slipway components` made.
+#[derive(serde::Serialize)]
+struct Directory {
+    directory: PathBuf,
+}
+
+impl std::fmt::Display for Directory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.directory.display().fmt(f)
     }
 }
 

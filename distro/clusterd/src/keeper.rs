@@ -19,11 +19,13 @@ use crate::process::{Process, describe};
 
 /// Between two looks whether a component has come up. There is nothing to wait on: these
 /// programs don't say so by themselves.
-const READY_INTERVAL: Duration = Duration::from_millis(100);
+const READY_INTERVAL: Duration = Duration::from_millis(250);
 /// Between two looks whether it still works.
 const LIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// So many failed looks in a row, and it is restarted (kubeadm's figure).
-const LIVE_FAILURES: u32 = 8;
+/// So many failed looks in a row, five to ten minutes, and it is restarted. That is far
+/// more than kubeadm's 8: what merely starves on an overloaded machine answers late, and
+/// starting it again is the most expensive thing that could be done to it.
+const LIVE_FAILURES: u32 = 30;
 /// Longest time to come up; emulated and old machines are slow.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// First and longest pause before starting again.
