@@ -17,6 +17,21 @@
 //! Segments are cut at blocks of 4096 bytes by their content, so that what an insertion
 //! has moved is still found in the cache; long runs of zeros are segments of their own.
 //! Where the cuts fall depends on the image's bytes alone.
+//!
+//! Measured on an image with 368 MB of content (kube, shim, CNI, CoreDNS, 98 MB of kernel
+//! modules, kernel, Debian) in MB of download and seconds of CPU:
+//!
+//! | level | 2 + 4, at most 16 MiB | 8 + 8, 32 | 16 + 16, 64 | 64 + 64, 128 |
+//! |---|---|---|---|---|
+//! | 3 | 115.7, 6 s | 115.5, 5 s | 115.4, 5 s | 115.3, 5 s |
+//! | 9 | 106.3, 13 s | 105.3, 16 s | 103.3, 16 s | 102.8, 19 s |
+//! | 12 | 105.4, 33 s | 104.2, 33 s | 101.9, 33 s | 101.2, 35 s |
+//! | 15 | 104.9, 107 s | | | |
+//! | 17 | | | 95.9, 235 s | |
+//! | 19 | | | 91.8, 341 s | |
+//!
+//! Hence segments of 16 to 64 MiB: a decoder needs 64 MiB, and a small change costs the
+//! compression of two or three segments.
 
 mod cut;
 mod pool;
@@ -35,9 +50,6 @@ use super::store::Store;
 use crate::atomic::Pending;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::{Progress, Task};
-
-/// The level that images are compressed with unless asked otherwise.
-pub const DEFAULT_LEVEL: i32 = 19;
 
 const SKIPPABLE: u32 = 0x184D_2A5E;
 const SEEKABLE: u32 = 0x8F92_EAB1;

@@ -12,7 +12,6 @@
 //! ending in NUL. Sources: the kernel's include/linux/module.h and scripts/mod/modpost.c;
 //! kmod's tools/depmod.c, whose order of lines is kept.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
@@ -55,7 +54,7 @@ pub struct Modules {
     pub modules: Vec<Module>,
     builtin: BTreeSet<String>,
     builtin_files: Vec<(&'static str, Content)>,
-    /// Soft dependencies that are no modules of this kernel: most are aliases.
+    /// Soft dependencies that nothing among these modules answers to, by name or alias.
     pub missing_softdeps: Vec<String>,
 }
 
@@ -119,7 +118,12 @@ impl Modules {
             .filter(|(name, (path, _))| wanted(name, path.strip_prefix("kernel/").unwrap_or(path)))
             .map(|(name, _)| name.clone())
             .collect();
-        let (mut modules, missing_softdeps) = complete(start, &builtin, &read)?;
+        // An alias such as `crc32c` has many modules answer to it; which of them an image has
+        // is the board's choice, and it is only looked whether there is one.
+        let (mut modules, mut missing_softdeps) =
+            complete(start, &builtin, &read, &|_| Vec::new())?;
+        let answers = by_alias(&modules);
+        missing_softdeps.retain(|alias| !answers.contains_key(alias));
         sort(&mut modules, &order);
         Ok(Self {
             release: release.to_owned(),
@@ -131,6 +135,8 @@ impl Modules {
     }
 
     /// Those of the modules that `wanted` says, with all that they need: for the initrd.
+    /// A soft dependency that is an alias brings all that answer to it, as modprobe would
+    /// load them: ext4 asks for `crc32c` and finds nothing without.
     ///
     /// # Errors
     /// None that [`Modules::select`] hasn't reported before.
@@ -144,7 +150,9 @@ impl Modules {
             .map(|m| m.name.clone())
             .collect();
         let read = |name: &str| Ok(by_name.get(name).map(|m| (*m).clone()));
-        let (mut modules, missing_softdeps) = complete(start, &self.builtin, &read)?;
+        let answers = by_alias(&self.modules);
+        let resolve = |alias: &str| answers.get(alias).cloned().unwrap_or_default();
+        let (mut modules, missing_softdeps) = complete(start, &self.builtin, &read, &resolve)?;
         let order: Vec<&str> = self.modules.iter().map(|m| m.path.as_str()).collect();
         sort(&mut modules, &order.join("\n"));
         Ok(Self {
@@ -294,15 +302,29 @@ impl Modules {
     }
 }
 
-/// The modules of `start` and all they need, through `read`, which gives a module by name.
-/// What is needed softly may be missing, and is named then.
+/// The names of modules by the aliases they answer to, those with wildcards left out.
+fn by_alias(modules: &[Module]) -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for module in modules {
+        for alias in &module.aliases {
+            let names = found.entry(alias.replace('-', "_")).or_default();
+            names.push(module.name.clone());
+        }
+    }
+    found
+}
+
+/// The modules of `start` and all they need, through `read`, which gives a module by name,
+/// and `resolve`, which gives names by alias. What is needed softly may be missing, and is
+/// named then.
 fn complete(
     start: Vec<String>,
     builtin: &BTreeSet<String>,
     read: &dyn Fn(&str) -> Result<Option<Module>>,
+    resolve: &dyn Fn(&str) -> Vec<String>,
 ) -> Result<(Vec<Module>, Vec<String>)> {
     let mut done: BTreeMap<String, Module> = BTreeMap::new();
-    let missing = RefCell::new(BTreeSet::new());
+    let mut missing = BTreeSet::new();
     let mut todo: Vec<(String, Option<String>)> = start.into_iter().map(|n| (n, None)).collect();
     while let Some((name, needed_by)) = todo.pop() {
         if done.contains_key(&name) || builtin.contains(&name) {
@@ -317,8 +339,14 @@ fn complete(
                     )
                     .hint("the rules for paths must not exclude what modules need"));
                 }
-                None => missing.borrow_mut().insert(name),
-            };
+                None => {
+                    let answering = resolve(&name);
+                    if answering.is_empty() {
+                        missing.insert(name);
+                    }
+                    todo.extend(answering.into_iter().map(|n| (n, None)));
+                }
+            }
             continue;
         };
         for needed in &module.depends {
@@ -329,10 +357,7 @@ fn complete(
         }
         done.insert(name, module);
     }
-    Ok((
-        done.into_values().collect(),
-        missing.into_inner().into_iter().collect(),
-    ))
+    Ok((done.into_values().collect(), missing.into_iter().collect()))
 }
 
 /// Sorts as `modules.order` has it; what isn't in there follows, by path.

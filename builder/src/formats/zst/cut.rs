@@ -25,11 +25,12 @@ pub struct Cuts {
 }
 
 impl Cuts {
-    /// The sizes of a shipped image.
+    /// The sizes of a shipped image, as measured ([`super`]): larger ones gain little more
+    /// and make small changes dearer, smaller ones lose two percent.
     pub const DEFAULT: Self = Self {
-        min: 8 << 20,
-        mean: 8 << 20,
-        max: 32 << 20,
+        min: 16 << 20,
+        mean: 16 << 20,
+        max: 64 << 20,
     };
 }
 
@@ -173,9 +174,9 @@ mod tests {
     use proptest::prelude::*;
 
     const SMALL: Cuts = Cuts {
-        min: 64 << 10,
-        mean: 64 << 10,
-        max: 512 << 10,
+        min: 16 << 10,
+        mean: 16 << 10,
+        max: 128 << 10,
     };
 
     fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -200,7 +201,7 @@ mod tests {
 
     #[test]
     fn an_insertion_leaves_most_segments_as_they_were() {
-        let bytes = noise(1, 8 << 20);
+        let bytes = noise(1, 2 << 20);
         let moved = [noise(2, BLOCK), bytes.clone()].concat();
         let a = segments(&[(0, bytes.clone())], bytes.len() as u64);
         let b = segments(&[(0, moved.clone())], moved.len() as u64);
@@ -227,11 +228,11 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
         fn segments_cover_the_file_once_within_their_limits(
-            parts in prop::collection::vec((0u64..2000, 1usize..300, any::<u64>()), 0..6),
+            parts in prop::collection::vec((0u64..600, 1usize..80, any::<u64>()), 0..5),
             tail in 0u64..9000,
         ) {
             let parts: Vec<_> = parts
