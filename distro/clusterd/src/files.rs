@@ -13,9 +13,8 @@ use crate::error::{Context, Error};
 use crate::identity::Affected;
 use crate::options::Config;
 
-/// Where CNI plugins of others may be put; `/usr` is read-only.
-/// Also in `/usr/lib/slipway/containerd.toml`.
-pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The host's resolvers, which pods with `dnsPolicy: Default` (CoreDNS) get.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Writes all files that differ, and says which components have to be restarted for it.
 pub fn write(config: &Config) -> Result<Affected, Error> {

@@ -218,7 +218,11 @@ fn open_cas(config: &Config, has_data: bool, now: SystemTime) -> Result<Cas, Err
                     });
                 }
             }
-            Err(Error::Usage("CAs changed while they were read".to_owned()))
+            Err(Error::State {
+                what: "the CAs".to_owned(),
+                reason: "they changed while they were read".to_owned(),
+                remedy: "start clusterd again",
+            })
         }
     }
 }
