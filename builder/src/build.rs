@@ -74,11 +74,19 @@ impl fmt::Display for Outputs {
             "{} {}{}",
             self.board,
             self.version,
-            if self.up_to_date { " (nothing has changed)" } else { "" }
+            if self.up_to_date {
+                " (nothing has changed)"
+            } else {
+                ""
+            }
         )?;
         writeln!(f, "  image     {}", self.image.display())?;
         let megabytes = self.compressed_size as f64 / 1e6;
-        writeln!(f, "  download  {} ({megabytes:.1} MB)", self.compressed.display())?;
+        writeln!(
+            f,
+            "  download  {} ({megabytes:.1} MB)",
+            self.compressed.display()
+        )?;
         writeln!(f, "  manifest  {}", self.manifest.display())?;
         writeln!(f, "  lock      {}", self.lock.display())?;
         write!(f, "  sbom      {}", self.sbom.display())
@@ -122,7 +130,15 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
     let esp = boot_partition(&root, &identity, uki)?;
 
     let names = Names::new(&request.out, &board.name);
-    let written = write_image(&names.image, &board, &root.tree, &esp, &identity, lock.epoch, progress)?;
+    let written = write_image(
+        &names.image,
+        &board,
+        &root.tree,
+        &esp,
+        &identity,
+        lock.epoch,
+        progress,
+    )?;
     let compressed = zst::compress(
         &names.image,
         &names.compressed,
@@ -257,7 +273,9 @@ impl Identity {
             .iter()
             .find(|p| p.name == "kube")
             .map(|p| p.version.clone())
-            .ok_or_else(|| Error::new(Kind::Bug, "there is no program `kube` among the components"))?;
+            .ok_or_else(|| {
+                Error::new(Kind::Bug, "there is no program `kube` among the components")
+            })?;
         Ok(ImageInfo {
             board: board.name.clone(),
             version: self.version.clone(),
@@ -292,7 +310,10 @@ fn own_parts(
 
 fn unified_kernel(board: &Board, root: &Root, identity: &Identity, epoch: i64) -> Result<Vec<u8>> {
     let initrd = crate::formats::cpio::compressed(&root.initrd, epoch, INITRD_LEVEL)?;
-    let mut words = vec![format!("root=UUID={}", derive_uuid(identity.seed(), "root filesystem"))];
+    let mut words = vec![format!(
+        "root=UUID={}",
+        derive_uuid(identity.seed(), "root filesystem")
+    )];
     words.extend(board.kernel.command_line.iter().cloned());
     uki::assemble(uki::Parts {
         stub: &root.boot.stub,
@@ -304,14 +325,18 @@ fn unified_kernel(board: &Board, root: &Root, identity: &Identity, epoch: i64) -
     })
 }
 
-/// zstd level of the initrd: it is small, so the best that the kernel's own
-/// decoder has the window for.
-const INITRD_LEVEL: i32 = 19;
+/// zstd level of the initrd: 19 took 11 s of each build and saved 3 % of a tenth of
+/// the image.
+const INITRD_LEVEL: i32 = 12;
 
 fn boot_partition(root: &Root, identity: &Identity, uki: Vec<u8>) -> Result<Tree> {
     let mut esp = Tree::new();
     esp.file("EFI/BOOT/BOOTX64.EFI", 0o644, root.boot.loader.to_vec())?;
-    esp.file(&format!("EFI/Linux/slipway-{}.efi", identity.version), 0o644, uki)?;
+    esp.file(
+        &format!("EFI/Linux/slipway-{}.efi", identity.version),
+        0o644,
+        uki,
+    )?;
     esp.file("loader/loader.conf", 0o644, LOADER_CONF)?;
     Ok(esp)
 }
@@ -356,7 +381,13 @@ fn write_image(
             label: "slipway-root".to_owned(),
             epoch,
         };
-        stats = Some(ext4::write(root, file, slot.offset().get(), &options, progress)?);
+        stats = Some(ext4::write(
+            root,
+            file,
+            slot.offset().get(),
+            &options,
+            progress,
+        )?);
         Ok(())
     })?;
     let root = stats.ok_or_else(|| Error::new(Kind::Bug, "the root was not written"))?;
@@ -374,13 +405,17 @@ fn inventory(packages: &[Fetched], parts: &OwnParts) -> Vec<Part> {
         .iter()
         .chain(parts.addons.iter().filter_map(|a| a.built.as_ref()))
         .flat_map(Program::parts);
-    let images = parts.addons.iter().filter_map(|a| a.image.as_ref()).map(|i| {
-        let (name, tag) = i.reference.rsplit_once(':').unwrap_or((&i.reference, ""));
-        Part {
-            sha256: Some(i.sha256.clone()),
-            ..Part::new(Origin::Slipway, name, tag)
-        }
-    });
+    let images = parts
+        .addons
+        .iter()
+        .filter_map(|a| a.image.as_ref())
+        .map(|i| {
+            let (name, tag) = i.reference.rsplit_once(':').unwrap_or((&i.reference, ""));
+            Part {
+                sha256: Some(i.sha256.clone()),
+                ..Part::new(Origin::Slipway, name, tag)
+            }
+        });
     inventory::tidy(debian.chain(programs).chain(images).collect())
 }
 
@@ -476,8 +511,14 @@ impl Stamp {
         let text = fs::read(out.join(&self.file)).ok()?;
         let left: Left = serde_json::from_slice(&text).ok()?;
         let same = left.inputs == self.inputs
-            && left.files.iter().all(|(p, was)| identify(p).is_ok_and(|is| is == *was));
-        same.then_some(Outputs { up_to_date: true, ..left.outputs })
+            && left
+                .files
+                .iter()
+                .all(|(p, was)| identify(p).is_ok_and(|is| is == *was));
+        same.then_some(Outputs {
+            up_to_date: true,
+            ..left.outputs
+        })
     }
 
     fn leave(&self, out: &Path, outputs: &Outputs) -> Result<()> {

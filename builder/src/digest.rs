@@ -50,7 +50,10 @@ pub fn sources(root: &Path, parts: &[&str]) -> Result<String> {
     for path in files {
         let name = path.strip_prefix(root).unwrap_or(&path);
         let bytes = fs::read(&path).at("reading", &path)?;
-        let mode = fs::metadata(&path).at("reading", &path)?.permissions().mode();
+        let mode = fs::metadata(&path)
+            .at("reading", &path)?
+            .permissions()
+            .mode();
         hash.update(name.as_os_str().as_encoded_bytes());
         hash.update([0, u8::from(mode & 0o100 != 0)]);
         hash.update((bytes.len() as u64).to_le_bytes());

@@ -117,7 +117,10 @@ mod tests {
     fn purls_follow_the_specification() {
         let mut deb = Part::new(Origin::Debian, "libc6", "2.41-12+deb13u1");
         deb.architecture = Some("amd64".into());
-        assert_eq!(deb.purl(), "pkg:deb/debian/libc6@2.41-12%2Bdeb13u1?arch=amd64");
+        assert_eq!(
+            deb.purl(),
+            "pkg:deb/debian/libc6@2.41-12%2Bdeb13u1?arch=amd64"
+        );
         let go = Part::new(Origin::Go, "k8s.io/kubernetes", "v1.36.3");
         assert_eq!(go.purl(), "pkg:golang/k8s.io/kubernetes@v1.36.3");
     }

@@ -95,7 +95,10 @@ impl Lock {
         if peek.format != FORMAT {
             return Err(Error::new(
                 Kind::Input,
-                format!("lock format {} is not known; this slipway reads {FORMAT}", peek.format),
+                format!(
+                    "lock format {} is not known; this slipway reads {FORMAT}",
+                    peek.format
+                ),
             ));
         }
         toml::from_str(text).map_err(bad)
@@ -129,7 +132,11 @@ impl Lock {
     /// [`Kind::Bug`] only.
     pub fn version(&self) -> Result<String> {
         let day = crate::time::date(self.epoch).replace('-', "");
-        Ok(format!("{}-{day}-{}", env!("CARGO_PKG_VERSION"), &self.digest()?[..8]))
+        Ok(format!(
+            "{}-{day}-{}",
+            env!("CARGO_PKG_VERSION"),
+            &self.digest()?[..8]
+        ))
     }
 
     /// Refuses a lock that this checkout and these compilers can't honour.
@@ -154,7 +161,9 @@ impl Lock {
         for (name, here) in tools {
             match self.tools.get(name) {
                 Some(then) if then == here => {}
-                Some(then) => differ.push(format!("it was made with {name} {then}, here is {here}")),
+                Some(then) => {
+                    differ.push(format!("it was made with {name} {then}, here is {here}"))
+                }
                 None => differ.push(format!("it doesn't say which {name} it was made with")),
             }
         }

@@ -115,9 +115,9 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
         Command::Build(args) => build_image(args, cli.source.as_deref(), cache.clone(), progress),
         Command::Components(args) => {
             let source = Source::find(cli.source.as_deref())?;
-            let out = args.out.unwrap_or_else(|| {
-                source.path(IMAGES).join("components").join(&args.board)
-            });
+            let out = args
+                .out
+                .unwrap_or_else(|| source.path(IMAGES).join("components").join(&args.board));
             build::components(&source, &args.board, &out, &cache, progress)?;
             progress.result(&Directory { directory: out })?;
             Ok(ExitCode::SUCCESS)

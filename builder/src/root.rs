@@ -90,7 +90,11 @@ pub fn assemble(from: &Ingredients<'_>, progress: &Progress) -> Result<Root> {
     add_programs(&mut tree, from.programs)?;
     add_addons(&mut tree, from.addons)?;
     copy_files(&mut tree, &from.source.path("distro/files"), "")?;
-    copy_files(&mut tree, &from.source.path("distro/services"), "usr/lib/slipway/services")?;
+    copy_files(
+        &mut tree,
+        &from.source.path("distro/services"),
+        "usr/lib/slipway/services",
+    )?;
     add_node_settings(&mut tree, from)?;
 
     steps.push(alternatives::link(&mut tree)?);
@@ -98,7 +102,12 @@ pub fn assemble(from: &Ingredients<'_>, progress: &Progress) -> Result<Root> {
     steps.push(ldcache::write(&mut tree)?);
     let (initrd, step) = initrd(&tree, &early)?;
     steps.push(step);
-    Ok(Root { tree, initrd, boot, steps })
+    Ok(Root {
+        tree,
+        initrd,
+        boot,
+        steps,
+    })
 }
 
 fn initrd(root: &Tree, modules: &Modules) -> Result<(Tree, String)> {
@@ -196,8 +205,17 @@ fn add_programs(tree: &mut Tree, programs: &[Program]) -> Result<()> {
             _ => ("usr/bin", "usr/bin"),
         };
         tree.file(&format!("{dir}/{}", program.name), 0o755, content)?;
-        let own = if program.name == "init" { &INIT_NAMES[..] } else { &[] };
-        for link in program.links.iter().map(String::as_str).chain(own.iter().copied()) {
+        let own = if program.name == "init" {
+            &INIT_NAMES[..]
+        } else {
+            &[]
+        };
+        for link in program
+            .links
+            .iter()
+            .map(String::as_str)
+            .chain(own.iter().copied())
+        {
             let target = if dir == links {
                 program.name.clone()
             } else {
@@ -216,7 +234,11 @@ fn add_addons(tree: &mut Tree, addons: &[Addon]) -> Result<()> {
             tree.file(&path, 0o644, image.content.clone())?;
         }
         for (name, manifest) in &addon.manifests {
-            tree.file(&format!("usr/share/slipway/addons/{name}"), 0o644, manifest.clone())?;
+            tree.file(
+                &format!("usr/share/slipway/addons/{name}"),
+                0o644,
+                manifest.clone(),
+            )?;
         }
     }
     Ok(())
@@ -228,7 +250,10 @@ fn copy_files(tree: &mut Tree, from: &Path, to: &str) -> Result<()> {
     for entry in fs::read_dir(from).at("reading", from)? {
         let path = entry.at("reading", from)?.path();
         let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
-            Error::new(Kind::Input, format!("{} is not named in UTF-8", path.display()))
+            Error::new(
+                Kind::Input,
+                format!("{} is not named in UTF-8", path.display()),
+            )
         })?;
         let target = format!("{to}/{name}");
         let meta = fs::symlink_metadata(&path).at("reading", &path)?;
@@ -238,7 +263,11 @@ fn copy_files(tree: &mut Tree, from: &Path, to: &str) -> Result<()> {
             let link = fs::read_link(&path).at("reading", &path)?;
             tree.symlink(&target, &link.to_string_lossy())?;
         } else {
-            let mode = if meta.permissions().mode() & 0o100 != 0 { 0o755 } else { 0o644 };
+            let mode = if meta.permissions().mode() & 0o100 != 0 {
+                0o755
+            } else {
+                0o644
+            };
             let bytes = fs::read(&path).at("reading", &path)?;
             tree.file(&target, mode, bytes)?;
         }
@@ -257,7 +286,11 @@ fn add_node_settings(tree: &mut Tree, from: &Ingredients<'_>) -> Result<()> {
         tree.file("usr/lib/slipway/modules.d/60-board.conf", 0o644, list)?;
     }
     if !node.sysctl.is_empty() {
-        let list: String = node.sysctl.iter().map(|(k, v)| format!("{k} = {v}\n")).collect();
+        let list: String = node
+            .sysctl
+            .iter()
+            .map(|(k, v)| format!("{k} = {v}\n"))
+            .collect();
         tree.file("usr/lib/slipway/sysctl.d/60-board.conf", 0o644, list)?;
     }
     Ok(())

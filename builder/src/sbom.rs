@@ -112,9 +112,18 @@ fn identifier(part: &Part) -> String {
     let clean: String = part
         .name
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        })
         .collect();
-    format!("SPDXRef-{clean}-{}", &crate::digest::hex(purl.as_bytes())[..12])
+    format!(
+        "SPDXRef-{clean}-{}",
+        &crate::digest::hex(purl.as_bytes())[..12]
+    )
 }
 
 #[cfg(test)]

@@ -19,7 +19,12 @@ pub struct Source {
 const GROUPS: [(&str, &[&str]); 4] = [
     (
         "builder",
-        &["Cargo.lock", "builder/Cargo.toml", "builder/src", "images/src"],
+        &[
+            "Cargo.lock",
+            "builder/Cargo.toml",
+            "builder/src",
+            "images/src",
+        ],
     ),
     (
         "node",
@@ -83,9 +88,7 @@ impl Source {
     pub fn digests(&self) -> Result<BTreeMap<String, String>> {
         GROUPS
             .iter()
-            .map(|(name, parts)| {
-                Ok(((*name).to_owned(), digest::sources(&self.root, parts)?))
-            })
+            .map(|(name, parts)| Ok(((*name).to_owned(), digest::sources(&self.root, parts)?)))
             .collect()
     }
 }
@@ -96,12 +99,19 @@ impl Source {
 /// # Errors
 /// [`Kind::Missing`] if none of them is known.
 pub fn cache_dir(given: Option<PathBuf>) -> Result<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     given
         .or_else(|| set("XDG_CACHE_HOME").map(|d| d.join("slipway")))
         .or_else(|| set("HOME").map(|d| d.join(".cache/slipway")))
         .ok_or_else(|| {
-            Error::new(Kind::Missing, "there is no place for the cache: HOME is not set")
-                .hint("name one with --cache DIR")
+            Error::new(
+                Kind::Missing,
+                "there is no place for the cache: HOME is not set",
+            )
+            .hint("name one with --cache DIR")
         })
 }

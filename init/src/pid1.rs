@@ -26,6 +26,9 @@ use crate::supervisor::{Paths, Supervisor};
 use crate::watchdog::Watchdog;
 use crate::{clock, files, mounts, say};
 
+/// There while the machine goes down; services look for it when they are told to stop.
+const SHUTDOWN_MARK: &str = "/run/slipway/shutdown";
+
 const SERVICES: &str = "/usr/lib/slipway/services";
 /// How long a failure is shown before the machine reboots because of it.
 const REBOOT_PAUSE: Duration = Duration::from_secs(30);
@@ -262,6 +265,10 @@ impl Loop {
             return;
         }
         say!("{} ({why}): stopping services", kind.verb());
+        // Tells clusterd to end the pods as well, in order: it isn't only itself that stops.
+        if let Err(e) = std::fs::write(SHUTDOWN_MARK, "") {
+            say!("shutdown: writing {SHUTDOWN_MARK}: {e}; pods are killed without a warning");
+        }
         self.ending = Some((kind, Instant::now() + STOP_LIMIT));
         if let Some(supervisor) = &mut self.supervisor {
             supervisor.stop_all();

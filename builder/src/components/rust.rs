@@ -49,6 +49,9 @@ const WITHHELD: [&str; 6] = [
     "SOURCE_DATE_EPOCH",
 ];
 
+/// Cargo's profile for what runs on a node or in a pod: see the workspace's Cargo.toml.
+const PROFILE: &str = "node";
+
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 
 /// The Rust that is in PATH.
@@ -376,7 +379,7 @@ impl Job<'_> {
         let building = store.begin()?;
         let mut all = Vec::new();
         for (package, program) in self.programs {
-            let made = self.target_dir.join(target).join("release").join(program);
+            let made = self.target_dir.join(target).join(PROFILE).join(program);
             self.check_sources(&made.with_extension("d"))?;
             let copy = building.path().join(program);
             std::fs::copy(&made, &copy).at("copying", &made)?;
@@ -396,7 +399,14 @@ impl Job<'_> {
         let mut command = clean(Command::new("cargo"));
         command
             .current_dir(&workspace)
-            .args(["build", "--release", "--locked", "--target", target])
+            .args([
+                "build",
+                "--profile",
+                PROFILE,
+                "--locked",
+                "--target",
+                target,
+            ])
             .arg("--target-dir")
             .arg(&target_dir);
         for (package, program) in self.programs {

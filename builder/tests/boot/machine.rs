@@ -54,10 +54,15 @@ impl Cluster {
         let path = format!("/api/v1/nodes/{}", self.name);
         self.node.wait_for("the node is Ready", PATIENCE, || {
             let text = |e: slipway_access::api::ApiError| e.to_string();
-            client.get_text("/readyz", Duration::from_secs(10)).map_err(text)?;
+            client
+                .get_text("/readyz", Duration::from_secs(10))
+                .map_err(text)?;
             let node = client.get(&path).map_err(text)?;
             let lease = client
-                .get(&format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}", self.name))
+                .get(&format!(
+                    "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}",
+                    self.name
+                ))
                 .map_err(text)?;
             ready_since(&node, &lease, started)
         });
@@ -96,13 +101,28 @@ impl Cluster {
     /// is asked to wait for the endpoints first.
     pub fn ask_the_service(&self) -> String {
         self.kubectl(&[
-            "wait", "--for=jsonpath={.endpoints[1].conditions.ready}=true",
-            "endpointslice", "-l", "kubernetes.io/service-name=web", "--timeout=120s",
+            "wait",
+            "--for=jsonpath={.endpoints[1].conditions.ready}=true",
+            "endpointslice",
+            "-l",
+            "kubernetes.io/service-name=web",
+            "--timeout=120s",
         ]);
         let name = "http://web.default.svc.cluster.local/";
         self.kubectl(&[
-            "exec", "deployment/client", "-c", "client", "--",
-            "/host/busybox", "wget", "-q", "-T", "60", "-O", "-", name,
+            "exec",
+            "deployment/client",
+            "-c",
+            "client",
+            "--",
+            "/host/busybox",
+            "wget",
+            "-q",
+            "-T",
+            "60",
+            "-O",
+            "-",
+            name,
         ])
     }
 
@@ -110,21 +130,30 @@ impl Cluster {
     pub fn refuses_strangers(&self) {
         let mut stranger = self.admin();
         let other = identity::seed(&self.name).unwrap();
-        stranger.client = identity::kubeconfig(&other, &self.name, self.node.port(API)).unwrap().client;
-        let refused = Client::from_kubeconfig(&stranger).unwrap().get("/api/v1/nodes").unwrap_err();
+        stranger.client = identity::kubeconfig(&other, &self.name, self.node.port(API))
+            .unwrap()
+            .client;
+        let refused = Client::from_kubeconfig(&stranger)
+            .unwrap()
+            .get("/api/v1/nodes")
+            .unwrap_err();
         assert_eq!(refused.code(), Some(401), "{refused}");
     }
 
     /// What e2fsck says of the data partition once the journal is replayed.
     pub fn data_is_clean_after_replay(&self) {
         let data = self.data_partition();
-        run(Command::new("e2fsck").args(["-E", "journal_only", "-y"]).arg(&data));
+        run(Command::new("e2fsck")
+            .args(["-E", "journal_only", "-y"])
+            .arg(&data));
         run(Command::new("e2fsck").args(["-f", "-n"]).arg(&data));
     }
 
     /// What e2fsck says of the data partition after a clean stop.
     pub fn data_is_clean(&self) {
-        run(Command::new("e2fsck").args(["-f", "-n"]).arg(self.data_partition()));
+        run(Command::new("e2fsck")
+            .args(["-f", "-n"])
+            .arg(self.data_partition()));
     }
 
     fn admin(&self) -> Kubeconfig {
@@ -133,13 +162,22 @@ impl Cluster {
 
     /// A copy of the data partition of the machine, which is off.
     fn data_partition(&self) -> PathBuf {
-        let (disk, data) = (self.scratch.path().join("disk"), self.scratch.path().join("data"));
+        let (disk, data) = (
+            self.scratch.path().join("disk"),
+            self.scratch.path().join("data"),
+        );
         let overlay = self.node.machine().disks[0].path.clone();
-        run(Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(overlay).arg(&disk));
+        run(Command::new("qemu-img")
+            .args(["convert", "-O", "raw"])
+            .arg(overlay)
+            .arg(&disk));
         let size = std::fs::metadata(&disk).unwrap().len();
         let mut file = std::fs::File::open(&disk).unwrap();
         let found = layout::read(&mut file, layout::Sectors::new(size / 512)).unwrap();
-        let part = found.table.partition(layout::DATA).expect("the disk has a data partition");
+        let part = found
+            .table
+            .partition(layout::DATA)
+            .expect("the disk has a data partition");
         run(Command::new("dd")
             .arg(format!("if={}", disk.display()))
             .arg(format!("of={}", data.display()))
@@ -165,7 +203,11 @@ fn image() -> PathBuf {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images/x86_64.img"),
         PathBuf::from,
     );
-    assert!(image.exists(), "{} is missing: run `slipway build x86_64` first", image.display());
+    assert!(
+        image.exists(),
+        "{} is missing: run `slipway build x86_64` first",
+        image.display()
+    );
     image
 }
 
@@ -174,7 +216,9 @@ fn kubectl() -> PathBuf {
     let tools = Toolchains::find(&source).unwrap();
     let quiet = Progress::with_style(Style::Quiet);
     let cache = cache_dir(std::env::var_os("SLIPWAY_CACHE").map(PathBuf::from)).unwrap();
-    components::host_tool(&source, &tools, "kubectl", &cache, &quiet).unwrap().path
+    components::host_tool(&source, &tools, "kubectl", &cache, &quiet)
+        .unwrap()
+        .path
 }
 
 fn ready_since(
@@ -191,7 +235,10 @@ fn ready_since(
         return Err("the node is not Ready".into());
     }
     let renewed = lease["spec"]["renewTime"].as_str().unwrap_or_default();
-    let started = started.duration_since(std::time::UNIX_EPOCH).map_err(said)?.as_secs();
+    let started = started
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_err(said)?
+        .as_secs();
     let started = slipway::time::rfc3339(i64::try_from(started).map_err(said)?);
     // Both are RFC 3339 in UTC: the order of the text is that of time.
     if renewed < started.as_str() {
@@ -205,7 +252,9 @@ fn said(e: impl Display) -> String {
 }
 
 fn run(command: &mut Command) {
-    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let out = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert!(
         out.status.success(),
         "{command:?}: {}\n{}{}",

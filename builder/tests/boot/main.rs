@@ -18,7 +18,14 @@ use machine::{Cluster, MINUTE};
 fn a_cluster_serves_and_survives_a_power_cut() {
     let mut cluster = Cluster::boot();
     cluster.wait_ready();
-    cluster.kubectl(&["rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=300s"]);
+    cluster.kubectl(&[
+        "rollout",
+        "status",
+        "deployment/coredns",
+        "-n",
+        "kube-system",
+        "--timeout=300s",
+    ]);
 
     cluster.kubectl(&["apply", "-f", machine::WORKLOAD]);
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=300s"]);
@@ -26,7 +33,10 @@ fn a_cluster_serves_and_survives_a_power_cut() {
     let answer = cluster.ask_the_service();
     assert!(answer.starts_with("hello from web-"), "{answer}");
     let log = cluster.kubectl(&["logs", "-l", "app=web", "--prefix", "--tail=-1"]);
-    assert!(log.contains("response:200"), "the servers' log has the request:\n{log}");
+    assert!(
+        log.contains("response:200"),
+        "the servers' log has the request:\n{log}"
+    );
     let version = cluster.kubectl(&["version"]);
     assert!(version.contains("Server Version: v1.36."), "{version}");
 
@@ -37,15 +47,24 @@ fn a_cluster_serves_and_survives_a_power_cut() {
     cluster.data_is_clean_after_replay();
     cluster.node.power_on();
     cluster.wait_ready();
-    assert_eq!(cluster.kubectl(&["get", "deployment,service", "-o", "name"]), before);
+    assert_eq!(
+        cluster.kubectl(&["get", "deployment,service", "-o", "name"]),
+        before
+    );
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=300s"]);
     cluster.kubectl(&["rollout", "status", "deployment/client", "--timeout=300s"]);
     let answer = cluster.ask_the_service();
-    assert!(answer.starts_with("hello from web-"), "after the power cut: {answer}");
+    assert!(
+        answer.starts_with("hello from web-"),
+        "after the power cut: {answer}"
+    );
 
     cluster.node.power_down(2 * MINUTE);
     let console = cluster.node.console();
-    assert!(!console.contains("Kernel panic"), "the kernel panicked:\n{console}");
+    assert!(
+        !console.contains("Kernel panic"),
+        "the kernel panicked:\n{console}"
+    );
     cluster.data_is_clean();
 }
 
@@ -57,7 +76,10 @@ fn a_broken_seed_is_said_and_no_cluster_is_started() {
     let mut node = machine::boot_with(b"#cloud-config\nhostname: [not, a, name]\n".to_vec());
     node.wait_console("slipway: address", 3 * MINUTE);
     let console = node.console();
-    assert!(console.contains("seed"), "the console says what is wrong with the seed:\n{console}");
+    assert!(
+        console.contains("seed"),
+        "the console says what is wrong with the seed:\n{console}"
+    );
     assert!(!console.contains("starting clusterd"), "{console}");
     node.power_down(Duration::from_secs(120));
 }

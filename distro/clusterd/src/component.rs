@@ -230,6 +230,9 @@ fn api_server(config: &Config) -> Parts {
         ("client-ca-file", pki("cluster-ca.crt")),
         ("anonymous-auth", "false".to_owned()),
         ("authorization-mode", "Node,RBAC".to_owned()),
+        // Storage and network add-ons need it. Who may use it is what Pod Security
+        // admission decides, by namespace.
+        ("allow-privileged", "true".to_owned()),
         ("enable-admission-plugins", "NodeRestriction".to_owned()),
         (
             "encryption-provider-config",
