@@ -25,4 +25,4 @@ check: ## formatting and lints only
 
 bench: setup ## measure builds, sizes, boot times and memory
 	@ci/setup test
-	@cargo bench --quiet --locked -p slipway --bench slipway
+	@ci/bench

@@ -52,7 +52,7 @@ impl Cluster {
         let started = std::time::SystemTime::now() - self.node.uptime();
         let client = Client::from_kubeconfig(&config).unwrap();
         let path = format!("/api/v1/nodes/{}", self.name);
-        self.node.wait_for("the node is Ready", PATIENCE, || {
+        self.node.wait_for("the node is Ready", PATIENCE, |_| {
             let text = |e: slipway_access::api::ApiError| e.to_string();
             client
                 .get_text("/readyz", Duration::from_secs(10))
@@ -166,7 +166,7 @@ impl Cluster {
             self.scratch.path().join("disk"),
             self.scratch.path().join("data"),
         );
-        let overlay = self.node.machine().disks[0].path.clone();
+        let overlay = self.node.dir().join(&self.node.machine().disks[0].path);
         run(Command::new("qemu-img")
             .args(["convert", "-O", "raw"])
             .arg(overlay)
