@@ -266,7 +266,7 @@ impl Loop {
         }
         say!("{} ({why}): stopping services", kind.verb());
         // Tells clusterd to end the pods as well, in order: it isn't only itself that stops.
-        if let Err(e) = std::fs::write(SHUTDOWN_MARK, "") {
+        if let Err(e) = fs::write(SHUTDOWN_MARK, "") {
             say!("shutdown: writing {SHUTDOWN_MARK}: {e}; pods are killed without a warning");
         }
         self.ending = Some((kind, Instant::now() + STOP_LIMIT));
