@@ -96,34 +96,28 @@ impl Cluster {
         String::from_utf8(out.stdout).unwrap()
     }
 
-    /// Asks the web service by its name, from the client's pod. The first answer
-    /// may take as long as the Service's rules need to reach the node, so kubectl
-    /// is asked to wait for the endpoints first.
-    pub fn ask_the_service(&self) -> String {
-        self.kubectl(&[
-            "wait",
-            "--for=jsonpath={.endpoints[1].conditions.ready}=true",
-            "endpointslice",
-            "-l",
-            "kubernetes.io/service-name=web",
-            "--timeout=120s",
-        ]);
-        let name = "http://web.default.svc.cluster.local/";
-        self.kubectl(&[
-            "exec",
-            "deployment/client",
-            "-c",
-            "client",
-            "--",
-            "/host/busybox",
-            "wget",
-            "-q",
-            "-T",
-            "60",
-            "-O",
-            "-",
-            name,
-        ])
+    /// Asks the web service by its name, from the client's pod, until it answers:
+    /// after a start, what the API says of pods is from before it until the kubelet
+    /// has looked at each.
+    pub fn ask_the_service(&mut self) -> String {
+        let kubeconfig = self.scratch.path().join("kubeconfig");
+        self.admin().write(&kubeconfig).unwrap();
+        let kubectl = &self.kubectl;
+        self.node
+            .wait_for("the service answers by its name", PATIENCE, |_| {
+                let out = Command::new(kubectl)
+                    .args(["exec", "deployment/client", "-c", "client", "--"])
+                    .args(["/host/busybox", "wget", "-q", "-T", "30", "-O", "-"])
+                    .arg("http://web.default.svc.cluster.local/")
+                    .env("KUBECONFIG", &kubeconfig)
+                    .output()
+                    .map_err(said)?;
+                if out.status.success() {
+                    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+                } else {
+                    Err(String::from_utf8_lossy(&out.stderr).into_owned())
+                }
+            })
     }
 
     /// Neither an anonymous client nor one of another CA gets anything.

@@ -5,6 +5,12 @@
 //! Emulated boots cost minutes, so these tests are ignored unless asked for;
 //! `make test` asks. They boot `$SLIPWAY_IMAGE`, or the image that
 //! `slipway build x86_64` left in target/images.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod machine;
 
