@@ -12,7 +12,7 @@ use slipway_images::layout::{self, Slot, Table, derive_uuid};
 
 use crate::atomic;
 use crate::board::Board;
-use crate::components::{self, Addon, Built as Program, Toolchains};
+use crate::components::{self, Addon, Built as Program, KUBECTL, Toolchains};
 use crate::debian::{self, Fetched, Mirror};
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
@@ -188,7 +188,8 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
 }
 
 /// Builds only the programs of a board and links them into `out` by all the names
-/// that they are started under, as they are in an image.
+/// that they are started under, as they are in an image; with them kubectl for this
+/// machine.
 ///
 /// # Errors
 /// Those of the board and the compilers; [`Kind::Io`].
@@ -202,8 +203,9 @@ pub fn components(
     let board = Board::load(&source.path("board-configs"), board)?;
     let tools = Toolchains::find(source)?;
     let parts = own_parts(source, &board, &tools, 0, cache, progress)?;
+    let kubectl = components::host_tool(source, &tools, KUBECTL, cache, progress)?;
     fs::create_dir_all(out).at("creating", out)?;
-    for program in &parts.programs {
+    for program in parts.programs.iter().chain([&kubectl]) {
         for name in std::iter::once(&program.name).chain(&program.links) {
             let link = out.join(name);
             match fs::remove_file(&link) {

@@ -159,7 +159,10 @@ pub fn go(
         .collect()
 }
 
-/// A tool of `components.toml` for this machine, such as `kubectl`.
+/// The host tool that the owner of a cluster works with.
+pub const KUBECTL: &str = "kubectl";
+
+/// A tool of `components.toml` for this machine, such as [`KUBECTL`].
 ///
 /// # Errors
 /// As for [`go`]; [`Kind::Bug`] for a name that isn't there.

@@ -1,5 +1,5 @@
 //! A control plane as a plain process on loopback, from the components that
-//! `SLIPWAY_COMPONENTS` names (a directory with the multi-call program `kube`).
+//! `SLIPWAY_COMPONENTS` names (the directory that `slipway components` prints).
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
@@ -15,14 +15,6 @@ use slipway_access::kubeconfig::Kubeconfig;
 
 /// Longest wait for anything; machines that build at the same time are slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-const COMPONENTS: [&str; 5] = [
-    "kine",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "kubectl",
-];
-
 /// A directory for a cluster, and ports that were free when asked for.
 pub struct Place {
     directory: tempfile::TempDir,
@@ -43,18 +35,9 @@ impl Place {
     /// A place with the components.
     pub fn new() -> Self {
         let components = std::env::var_os("SLIPWAY_COMPONENTS")
-            .expect("SLIPWAY_COMPONENTS must name the directory with the program `kube`");
-        let kube = PathBuf::from(components).join("kube");
-        assert!(
-            kube.exists(),
-            "{} is not there; build the components first",
-            kube.display()
-        );
+            .expect("SLIPWAY_COMPONENTS must name what `slipway components` made");
         let place = Self::empty();
-        std::fs::create_dir(place.bin()).unwrap();
-        for name in COMPONENTS {
-            symlink(&kube, place.bin().join(name)).unwrap();
-        }
+        symlink(components, place.bin()).unwrap();
         place
     }
 
