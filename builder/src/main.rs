@@ -130,7 +130,8 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
         Command::Kubectl(args) => {
             let source = Source::find(cli.source.as_deref())?;
             let tools = Toolchains::find(&source)?;
-            let kubectl = components::host_tool(&source, &tools, components::KUBECTL, &cache, progress)?;
+            let kubectl =
+                components::host_tool(&source, &tools, components::KUBECTL, &cache, progress)?;
             match run::kubectl(&args, &context()?, &kubectl.path)? {}
         }
     }

@@ -5,6 +5,7 @@
 //! | `description` | required | one line for the console and logs |
 //! | `command` | required | argv; the first is an absolute path |
 //! | `after` | `[]` | services, or conditions of `init` ([`CONDITIONS`]), that must be ready first |
+//! | `uses` | `[]` | services it talks to: started before it and stopped after it, but not waited for |
 //! | `ready` | `"started"` | `"notify"`, `"started"` or `{ socket = "/path" }` |
 //! | `environment` | `{}` | added to a minimal environment (PATH, HOME) |
 //! | `restart-delay` | `"1s"` | doubles with each failure, back to this after a healthy minute |
@@ -45,6 +46,9 @@ pub struct Service {
     /// Services and conditions that must be ready before this is started.
     #[serde(default)]
     pub after: Vec<String>,
+    /// Services that are started before this, without a wait until they are ready.
+    #[serde(default)]
+    pub uses: Vec<String>,
     /// What makes it ready.
     #[serde(default)]
     pub ready: Ready,
@@ -178,6 +182,9 @@ impl Service {
         if service.after.iter().any(|a| a == name) {
             return Err(error("`after` names the service itself".into()));
         }
+        if service.uses.iter().any(|a| a == name) {
+            return Err(error("`uses` names the service itself".into()));
+        }
         if !(-1000..=1000).contains(&service.oom_score_adj) {
             return Err(error(
                 "`oom-score-adj` must be between -1000 and 1000".into(),
@@ -190,11 +197,12 @@ impl Service {
     }
 }
 
-/// Checks that every `after` names a service or condition, and that no services wait for
-/// each other. Gives the services in an order in which each comes after what it needs.
+/// Checks that every `after` names a service or condition and every `uses` a service, and
+/// that no services wait for each other. Gives the services in an order in which each comes
+/// after what it needs.
 ///
 /// # Errors
-/// [`ServiceError`] of the first service found with a wrong `after`.
+/// [`ServiceError`] of the first service found with a wrong `after` or `uses`.
 pub fn start_order(services: Vec<Service>) -> Result<Vec<Service>, ServiceError> {
     let names: BTreeSet<String> = services.iter().map(|s| s.name.clone()).collect();
     for service in &services {
@@ -206,6 +214,12 @@ pub fn start_order(services: Vec<Service>) -> Result<Vec<Service>, ServiceError>
                 });
             }
         }
+        if let Some(used) = service.uses.iter().find(|used| !names.contains(*used)) {
+            return Err(ServiceError {
+                name: service.name.clone(),
+                reason: format!("`uses` names `{used}`, which is no service here"),
+            });
+        }
     }
     let mut rest = services;
     rest.sort_by(|a, b| a.name.cmp(&b.name));
@@ -214,13 +228,14 @@ pub fn start_order(services: Vec<Service>) -> Result<Vec<Service>, ServiceError>
         let waiting = |s: &Service| {
             s.after
                 .iter()
+                .chain(&s.uses)
                 .any(|a| names.contains(a) && !ordered.iter().any(|o| o.name == *a))
         };
         let (blocked, mut free): (Vec<_>, Vec<_>) = rest.into_iter().partition(waiting);
         if let (true, Some(first)) = (free.is_empty(), blocked.first()) {
             return Err(ServiceError {
                 name: first.name.clone(),
-                reason: "`after` goes round in a circle".into(),
+                reason: "`after` and `uses` go round in a circle".into(),
             });
         }
         ordered.append(&mut free);
@@ -341,6 +356,7 @@ mod tests {
             ("ready = \"soon\"", "soon"),
             ("oom-score-adj = 1001", "oom-score-adj"),
             ("after = [\"x\"]", "itself"),
+            ("uses = [\"x\"]", "itself"),
             ("environment = { \"a=b\" = \"c\" }", "refuses"),
         ] {
             let error = Service::parse("x", &format!("{ok}{extra}"))

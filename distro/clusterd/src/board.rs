@@ -59,6 +59,15 @@ pub struct Facts {
     pub stopping: bool,
 }
 
+impl Facts {
+    /// Whether the API server answers requests, if not yet with everything in place.
+    pub fn api_serves(&self) -> bool {
+        self.components
+            .get(&Name::ApiServer)
+            .is_some_and(|line| line.state == State::Up)
+    }
+}
+
 /// Facts that threads wait on.
 #[derive(Debug)]
 pub struct Board {
@@ -96,10 +105,7 @@ impl Board {
         let before = facts.clone();
         change(&mut facts);
         // What a server answered is no longer true once it is gone.
-        let api_up = facts
-            .components
-            .get(&Name::ApiServer)
-            .is_some_and(|line| line.state == State::Up);
+        let api_up = facts.api_serves();
         facts.api_ready &= api_up;
         facts.roles_in_force &= api_up;
         if *facts != before {

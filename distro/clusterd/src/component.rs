@@ -82,9 +82,13 @@ impl std::fmt::Display for Name {
 pub enum Need {
     /// Nothing: it waits for others by itself.
     Nothing,
-    /// The API answers, and its bootstrap roles are in force: before, every list would be
-    /// refused, and the pauses between further attempts grow.
+    /// The API serves ([`API_SERVES`]).
+    Api,
+    /// The API's bootstrap roles are in force: before, every list would be refused, and the
+    /// pauses between further attempts grow.
     Roles,
+    /// The API is ready, `/readyz`.
+    Ready,
 }
 
 /// How one sees that a component works.
@@ -349,7 +353,8 @@ fn controller_manager(config: &Config) -> Parts {
     }
     (
         arguments,
-        Need::Roles,
+        // It looks at the whole of `/healthz` itself, and gives up after ten seconds.
+        Need::Ready,
         Probe::Https {
             port,
             ready: "/healthz",
@@ -413,7 +418,10 @@ fn kubelet(config: &Config) -> Parts {
     let port = config.tuning.ports.kubelet;
     (
         arguments,
-        Need::Nothing,
+        // Without an API it could start nothing: pods are known there alone. Until then it
+        // would only take the processor from the API server. Its own rights are not among
+        // the bootstrap roles.
+        Need::Api,
         Probe::Https {
             port,
             ready: "/healthz",

@@ -170,6 +170,8 @@ fn keep(name: Name, shared: &Shared, board: &Board, log: &std::path::Path) {
         let need = shared.plan(|plan| plan.component.need);
         let go_on = board.wait(|facts| match need {
             Need::Nothing => true,
+            Need::Api => facts.api_serves(),
+            Need::Ready => facts.api_ready,
             Need::Roles => facts.roles_in_force,
         });
         if !go_on || shared.plan(|plan| plan.stop) {

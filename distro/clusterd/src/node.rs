@@ -8,8 +8,7 @@ use slipway_access::api::{ApiError, Client};
 use slipway_images::seed::Cidr;
 
 use crate::access::Access;
-use crate::board::{Board, State};
-use crate::component::Name;
+use crate::board::{Board, Facts};
 use crate::error::{Context, Error};
 use crate::files;
 use crate::log::info;
@@ -29,12 +28,7 @@ pub fn follow(config: &Config, access: &Access, board: &Arc<Board>) {
             return;
         }
     };
-    while board.wait(|facts| {
-        facts
-            .components
-            .get(&Name::ApiServer)
-            .is_some_and(|line| line.state == State::Up)
-    }) {
+    while board.wait(Facts::api_serves) {
         if let Err(error) = follow_once(config, access, board, &boot) {
             board.update(|facts| {
                 facts.node_ready = false;

@@ -12,7 +12,7 @@ use slipway_access::api::{ApiError, Client};
 use slipway_images::seed::{Role, Seed};
 
 use crate::access::Access;
-use crate::board::{Board, State};
+use crate::board::{Board, Facts, State};
 use crate::component::{Name, component};
 use crate::error::{Context, Error, read_if_there};
 use crate::identity::{Affected, Identity};
@@ -244,13 +244,14 @@ fn begin_work(config: &Config, access: &Arc<Access>, board: &Arc<Board>) -> Resu
     })?;
     let for_addons = Arc::clone(access);
     spawn("add-ons", config, board, move |config, board| {
+        // They take the processor from the API server if they begin before it serves.
+        if !board.wait(Facts::api_serves) {
+            return;
+        }
         // The images first: a pod whose image isn't there yet waits ten seconds and more
         // for its next attempt.
         if !config.control_plane_only {
             insist(board, "images", || images::import(config));
-        }
-        if !board.wait(api_serves) {
-            return;
         }
         insist(board, "add-ons", || {
             let client = for_addons.client()?;
@@ -266,13 +267,6 @@ fn begin_work(config: &Config, access: &Arc<Access>, board: &Arc<Board>) -> Resu
         })?;
     }
     Ok(())
-}
-
-fn api_serves(facts: &crate::board::Facts) -> bool {
-    facts
-        .components
-        .get(&Name::ApiServer)
-        .is_some_and(|line| line.state == State::Up)
 }
 
 /// Tries until it works or everything ends, and keeps the reason on the board meanwhile.
@@ -308,7 +302,7 @@ fn insist(board: &Board, what: &'static str, work: impl Fn() -> Result<usize, Er
 
 /// Follows how far the API has come: its roles, then `/readyz` with everything behind it.
 fn follow_readiness(access: &Access, board: &Board) {
-    while board.wait(|facts| api_serves(facts) && !facts.api_ready) {
+    while board.wait(|facts| facts.api_serves() && !facts.api_ready) {
         let roles_in_force = board.facts().roles_in_force;
         let asked = access.client().and_then(|client| {
             if roles_in_force {
@@ -435,7 +429,7 @@ fn renew(
         }
         info!("restarting {name}");
         let is = |state: State| {
-            move |facts: &crate::board::Facts| {
+            move |facts: &Facts| {
                 facts.stopping
                     || facts
                         .components

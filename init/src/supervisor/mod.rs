@@ -86,14 +86,19 @@ impl Supervisor {
                 || self
                     .unit(need)
                     .is_some_and(|u| matches!(u.state, State::Ready { .. }))
-        })
+        }) && unit
+            .service
+            .uses
+            .iter()
+            .all(|used| self.unit(used).is_some_and(|u| u.pid().is_some()))
     }
 
     /// Whether a service that needs this one is still running.
     fn is_needed(&self, name: &str) -> bool {
-        self.units
-            .iter()
-            .any(|u| u.pid().is_some() && u.service.after.iter().any(|a| a == name))
+        self.units.iter().any(|u| {
+            let mut needs = u.service.after.iter().chain(&u.service.uses);
+            u.pid().is_some() && needs.any(|need| need == name)
+        })
     }
 
     /// Does all that is due. Gives when to call again at the latest.
