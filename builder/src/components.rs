@@ -23,7 +23,6 @@ pub(crate) use arch::oci_variant;
 
 use crate::board::Architecture;
 
-use crate::digest;
 use crate::error::{Error, Kind, Result};
 use crate::inventory::{Origin, Part};
 use crate::progress::Progress;
@@ -235,25 +234,4 @@ pub fn addons(
         .iter()
         .map(|recipe| recipe.build(source, arch, epoch, tools, cache, progress))
         .collect()
-}
-
-/// A digest of everything that [`go`], [`node`] and [`addons`] depend on, their
-/// toolchains included, without building anything.
-pub fn input_digest(source: &Source, tools: &Toolchains, arch: Architecture) -> Result<String> {
-    let dir = source.path(COMPONENTS);
-    let recipe: recipe::Components = recipe::read(&dir.join("components.toml"))?;
-    let mut keys = node_job(source, arch).key(&tools.rust)?;
-    for program in &recipe.go {
-        keys += &golang::Job {
-            dir: &dir,
-            program,
-            arch,
-        }
-        .key(&tools.go)?;
-        keys += &program.links.join(" ");
-    }
-    for recipe in addon::recipes(source)? {
-        keys += &recipe.key(source, arch, tools)?;
-    }
-    Ok(digest::hex(keys.as_bytes()))
 }

@@ -211,31 +211,6 @@ fn a_module_that_go_sum_doesnt_know_is_refused() {
 }
 
 #[test]
-fn the_input_digest_is_quick_and_knows_what_counts() {
-    let source = Source::find(Some(&repository())).unwrap();
-    let tools = Toolchains::find(&source).unwrap();
-    let one = components::input_digest(&source, &tools, AMD64).unwrap();
-    // The best of some, since other tests compile meanwhile.
-    let best = (0..10)
-        .map(|_| {
-            let started = Instant::now();
-            components::input_digest(&source, &tools, AMD64).unwrap();
-            started.elapsed()
-        })
-        .min();
-    assert!(best < Some(Duration::from_millis(100)), "{best:?}");
-    println!("input digest: {best:?}");
-    assert_eq!(
-        one,
-        components::input_digest(&source, &tools, AMD64).unwrap()
-    );
-    assert_ne!(
-        one,
-        components::input_digest(&source, &tools, Architecture::Arm64).unwrap()
-    );
-}
-
-#[test]
 fn a_manifest_that_asks_for_another_version_is_refused() {
     let checkout = Checkout::new();
     let dir = "distro/addons/pause";

@@ -78,34 +78,6 @@ pub fn recipes(source: &Source) -> Result<Vec<Recipe>> {
 }
 
 impl Recipe {
-    /// A digest of all that the add-on is made of.
-    pub fn key(&self, source: &Source, arch: Architecture, tools: &Toolchains) -> Result<String> {
-        let mut parts = vec!["addon.toml"];
-        parts.extend(self.addon.manifests.iter().map(String::as_str));
-        let mut key = digest::sources(&self.dir, &parts)?;
-        match &self.addon.image {
-            Some(Image {
-                go: Some(program), ..
-            }) => {
-                let job = golang::Job {
-                    dir: &self.dir,
-                    program,
-                    arch,
-                };
-                key += &job.key(&tools.go)?;
-            }
-            Some(Image {
-                rust: Some(program),
-                ..
-            }) => {
-                let programs = [(program.name.as_str(), program.name.as_str())];
-                key += &self.rust_job(source, &programs, arch).key(&tools.rust)?;
-            }
-            _ => {}
-        }
-        Ok(digest::hex(key.as_bytes()))
-    }
-
     fn rust_job<'a>(
         &'a self,
         source: &'a Source,

@@ -17,6 +17,7 @@ use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::digest;
 use crate::error::{At as _, Result};
 use crate::tree::Content;
 
@@ -37,7 +38,7 @@ impl Store {
     }
 
     fn path(&self, key: &[u8; 32]) -> PathBuf {
-        let key = hex::encode(key);
+        let key = digest::to_hex(key);
         self.dir.join(&key[..2]).join(&key[2..])
     }
 

@@ -12,14 +12,12 @@
 //! | [`ldcache`] | libc-bin's `ldconfig` |
 //! | [`certificates`] | `update-ca-certificates` |
 //! | [`alternatives`] | `update-alternatives` |
-//! | [`prune`] | nothing: leaves out what the board doesn't want |
 
 pub mod alternatives;
 pub mod certificates;
 pub mod initrd;
 pub mod ldcache;
 pub mod modules;
-pub mod prune;
 pub mod skeleton;
 
 use crate::tree::{NodeKind, Tree};

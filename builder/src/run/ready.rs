@@ -64,7 +64,10 @@ impl Watcher {
 }
 
 /// Whether the API is up and the node has been Ready since `since`.
-fn is_ready(client: &Client, node: &str, since: SystemTime) -> Result<bool, ApiError> {
+///
+/// # Errors
+/// Those of the API: until it is up, every error is what a starting machine answers.
+pub fn is_ready(client: &Client, node: &str, since: SystemTime) -> Result<bool, ApiError> {
     client.get_text("/readyz", PATIENCE)?;
     let object = client.get(&format!("/api/v1/nodes/{node}"))?;
     let ready = object["status"]["conditions"]

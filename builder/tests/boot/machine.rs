@@ -8,6 +8,7 @@ use std::time::Duration;
 use slipway::components::{self, Toolchains};
 use slipway::progress::{Progress, Style};
 use slipway::run::identity;
+use slipway::run::ready::is_ready;
 use slipway::source::{Source, cache_dir};
 use slipway_access::api::Client;
 use slipway_access::kubeconfig::Kubeconfig;
@@ -51,20 +52,13 @@ impl Cluster {
         let config = self.admin();
         let started = std::time::SystemTime::now() - self.node.uptime();
         let client = Client::from_kubeconfig(&config).unwrap();
-        let path = format!("/api/v1/nodes/{}", self.name);
+        let node = self.name.to_string();
         self.node.wait_for("the node is Ready", PATIENCE, |_| {
-            let text = |e: slipway_access::api::ApiError| e.to_string();
-            client
-                .get_text("/readyz", Duration::from_secs(10))
-                .map_err(text)?;
-            let node = client.get(&path).map_err(text)?;
-            let lease = client
-                .get(&format!(
-                    "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}",
-                    self.name
-                ))
-                .map_err(text)?;
-            ready_since(&node, &lease, started)
+            match is_ready(&client, &node, started) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err("the node is not Ready since this start".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
         });
     }
 
@@ -224,32 +218,6 @@ fn kubectl() -> PathBuf {
     components::host_tool(&source, &tools, "kubectl", &cache, &quiet)
         .unwrap()
         .path
-}
-
-fn ready_since(
-    node: &serde_json::Value,
-    lease: &serde_json::Value,
-    started: std::time::SystemTime,
-) -> Result<(), String> {
-    let ready = node["status"]["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|c| c["type"] == "Ready" && c["status"] == "True");
-    if !ready {
-        return Err("the node is not Ready".into());
-    }
-    let renewed = lease["spec"]["renewTime"].as_str().unwrap_or_default();
-    let started = started
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_err(said)?
-        .as_secs();
-    let started = slipway::time::rfc3339(i64::try_from(started).map_err(said)?);
-    // Both are RFC 3339 in UTC: the order of the text is that of time.
-    if renewed < started.as_str() {
-        return Err(format!("its lease is from {renewed}, before this start"));
-    }
-    Ok(())
 }
 
 fn said(e: impl Display) -> String {

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use slipway::Kind;
+use slipway::digest::to_hex;
 use slipway::formats::zst::{Cuts, Stats, compress, compress_with, seek_table};
 
 use super::{noise, quiet, run, sparse, str};
@@ -48,8 +49,8 @@ fn zstd_takes_it_and_the_bytes_come_back() {
     assert_eq!(stats.image, 48 << 20);
     assert_eq!(stats.compressed, fs::metadata(&output).unwrap().len());
     let digest = |path: &Path| run("sha256sum", &[str(path)])[..64].to_owned();
-    assert_eq!(hex::encode(stats.image_sha256), digest(&input));
-    assert_eq!(hex::encode(stats.compressed_sha256), digest(&output));
+    assert_eq!(to_hex(&stats.image_sha256), digest(&input));
+    assert_eq!(to_hex(&stats.compressed_sha256), digest(&output));
     // 42 MiB of zeros cost next to nothing.
     assert!(stats.compressed < 5_400_000, "{stats:?}");
 

@@ -294,16 +294,12 @@ fn api_server(config: &Config) -> Parts {
     (arguments, Need::Nothing, probe)
 }
 
-fn controller_manager(config: &Config) -> Parts {
+/// What controllers and scheduler have in common: who they are, who may ask for their
+/// health, and that there is one of each.
+fn controller(config: &Config, who: &str, port: u16) -> Vec<String> {
     let pki = |file: &str| config.paths.pki(file).display().to_string();
-    let kubeconfig = config
-        .paths
-        .kubeconfig("controller-manager")
-        .display()
-        .to_string();
-    let cluster = &config.seed.cluster;
-    let port = config.tuning.ports.controller_manager;
-    let mut arguments = flags([
+    let kubeconfig = config.paths.kubeconfig(who).display().to_string();
+    flags([
         ("bind-address", "127.0.0.1".to_owned()),
         ("secure-port", port.to_string()),
         ("kubeconfig", kubeconfig.clone()),
@@ -314,13 +310,25 @@ fn controller_manager(config: &Config) -> Parts {
         // Health, too, only for those who say who they are.
         ("authorization-always-allow-paths", String::new()),
         ("client-ca-file", pki("cluster-ca.crt")),
+        ("tls-cert-file", pki(&format!("{who}-server.crt"))),
+        ("tls-private-key-file", pki(&format!("{who}-server.key"))),
+        // One server: a lease to be leader would only be written every two seconds for nobody.
+        ("leader-elect", "false".to_owned()),
+        ("profiling", "false".to_owned()),
+    ])
+}
+
+fn controller_manager(config: &Config) -> Parts {
+    let pki = |file: &str| config.paths.pki(file).display().to_string();
+    let cluster = &config.seed.cluster;
+    let port = config.tuning.ports.controller_manager;
+    let mut arguments = controller(config, "controller-manager", port);
+    arguments.extend(flags([
         ("requestheader-client-ca-file", pki("front-proxy-ca.crt")),
         (
             "requestheader-allowed-names",
             "front-proxy-client".to_owned(),
         ),
-        ("tls-cert-file", pki("controller-manager-server.crt")),
-        ("tls-private-key-file", pki("controller-manager-server.key")),
         ("cluster-name", cluster.name.clone()),
         ("allocate-node-cidrs", "true".to_owned()),
         ("cluster-cidr", cluster.pod_cidr.to_string()),
@@ -333,9 +341,6 @@ fn controller_manager(config: &Config) -> Parts {
             pki("service-account.key"),
         ),
         ("use-service-account-credentials", "true".to_owned()),
-        // One server: a lease to be leader would only be written every two seconds for nobody.
-        ("leader-elect", "false".to_owned()),
-        ("profiling", "false".to_owned()),
         (
             "flex-volume-plugin-dir",
             config
@@ -345,56 +350,27 @@ fn controller_manager(config: &Config) -> Parts {
                 .display()
                 .to_string(),
         ),
-    ]);
-    if !cluster.pod_cidr.address().is_ipv4() {
-        arguments.push("--node-cidr-mask-size-ipv6=64".to_owned());
-    } else {
-        arguments.push("--node-cidr-mask-size-ipv4=24".to_owned());
-    }
-    (
-        arguments,
-        // It looks at the whole of `/healthz` itself, and gives up after ten seconds.
-        Need::Ready,
-        Probe::Https {
-            port,
-            ready: "/healthz",
-            live: "/healthz",
-        },
-    )
+    ]));
+    arguments.push(match cluster.pod_cidr.address().is_ipv4() {
+        true => "--node-cidr-mask-size-ipv4=24".to_owned(),
+        false => "--node-cidr-mask-size-ipv6=64".to_owned(),
+    });
+    // It looks at the whole of `/healthz` itself, and gives up after ten seconds.
+    (arguments, Need::Ready, healthz(port))
 }
 
 fn scheduler(config: &Config) -> Parts {
-    let pki = |file: &str| config.paths.pki(file).display().to_string();
-    let kubeconfig = config.paths.kubeconfig("scheduler").display().to_string();
     let port = config.tuning.ports.scheduler;
-    let arguments = flags([
-        ("bind-address", "127.0.0.1".to_owned()),
-        ("secure-port", port.to_string()),
-        ("kubeconfig", kubeconfig.clone()),
-        ("authentication-kubeconfig", kubeconfig.clone()),
-        ("authorization-kubeconfig", kubeconfig),
-        ("authentication-skip-lookup", "true".to_owned()),
-        ("authorization-always-allow-paths", String::new()),
-        ("client-ca-file", pki("cluster-ca.crt")),
-        ("requestheader-client-ca-file", pki("front-proxy-ca.crt")),
-        (
-            "requestheader-allowed-names",
-            "front-proxy-client".to_owned(),
-        ),
-        ("tls-cert-file", pki("scheduler-server.crt")),
-        ("tls-private-key-file", pki("scheduler-server.key")),
-        ("leader-elect", "false".to_owned()),
-        ("profiling", "false".to_owned()),
-    ]);
-    (
-        arguments,
-        Need::Roles,
-        Probe::Https {
-            port,
-            ready: "/healthz",
-            live: "/healthz",
-        },
-    )
+    let arguments = controller(config, "scheduler", port);
+    (arguments, Need::Roles, healthz(port))
+}
+
+fn healthz(port: u16) -> Probe {
+    Probe::Https {
+        port,
+        ready: "/healthz",
+        live: "/healthz",
+    }
 }
 
 fn kubelet(config: &Config) -> Parts {
@@ -422,11 +398,7 @@ fn kubelet(config: &Config) -> Parts {
         // would only take the processor from the API server. Its own rights are not among
         // the bootstrap roles.
         Need::Api,
-        Probe::Https {
-            port,
-            ready: "/healthz",
-            live: "/healthz",
-        },
+        healthz(port),
     )
 }
 

@@ -106,6 +106,9 @@ fn summary(config: &Config, facts: &Facts, was_ready: bool) -> (Phase, String) {
     };
     let (phase, mut text) = match waiting {
         Some(what) if was_ready => (Phase::Degraded, format!("degraded: {what} not ready")),
+        Some("api") if facts.node_ready => {
+            (Phase::Starting, "starting: api, node Ready".to_owned())
+        }
         Some(what) => (Phase::Starting, format!("starting: {what}")),
         None => {
             let phase = if restarting.is_some() {
