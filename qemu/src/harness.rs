@@ -173,10 +173,6 @@ impl Node {
 
     fn try_restore(snapshot: &Snapshot) -> Result<Self> {
         let dir = temporary()?;
-        for file in &snapshot.machine().fw_cfg {
-            // The guest has read them; QEMU only wants them to be there.
-            crate::state::write_private(&dir.path().join(&file.path), b"restored")?;
-        }
         let mut network = snapshot.machine().network.clone();
         if let Some(forwards) = &mut network {
             for forward in forwards.iter_mut() {

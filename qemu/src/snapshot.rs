@@ -26,7 +26,7 @@ use serde_json::json;
 
 use crate::disk::{self, Identity};
 use crate::error::{At as _, Error, Result};
-use crate::machine::{Boot, Cache, DiskFormat, DiskSize, Forward, Machine};
+use crate::machine::{Boot, DiskFormat, DiskSize, Forward, Machine};
 use crate::process::remaining;
 use crate::qmp::connect_below;
 use crate::state::write_private;
@@ -89,6 +89,12 @@ impl Snapshot {
         if let Boot::Firmware { vars, .. } = &mut machine.boot {
             let to = aside.join("vars.fd");
             fs::copy(vm.dir().join(&*vars), &to).at("copying the variables to", &to)?;
+        }
+        for file in &machine.fw_cfg {
+            // Read again when the machine is switched off and on; it may be a secret.
+            let from = vm.dir().join(&file.path);
+            let bytes = fs::read(&from).at("reading", &from)?;
+            write_private(&aside.join(&file.path), &bytes)?;
         }
         let caught = Caught { machine, image };
         let text = serde_json::to_vec_pretty(&caught).map_err(|e| Error::Invalid(e.to_string()))?;
@@ -154,11 +160,15 @@ impl Snapshot {
             return Err(Error::Invalid("a snapshot has one disk".into()));
         };
         disk.path = "overlay.qcow2".into();
-        disk.cache = Cache::Unsafe;
         if let Boot::Firmware { vars, .. } = &mut machine.boot {
             let own = dir.join("vars.fd");
             fs::copy(self.dir.join("vars.fd"), &own).at("copying the variables to", &own)?;
             *vars = "vars.fd".into();
+        }
+        for file in &machine.fw_cfg {
+            let from = self.dir.join(&file.path);
+            let bytes = fs::read(&from).at("reading", &from)?;
+            write_private(&dir.join(&file.path), &bytes)?;
         }
         let mut vm = Vm::start(&machine, dir)?;
         match load_ram(&vm, &self.dir.join("ram.zst")) {

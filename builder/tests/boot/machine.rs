@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use slipway::components::{self, Toolchains};
@@ -15,6 +16,7 @@ use slipway_access::kubeconfig::Kubeconfig;
 use slipway_images::layout;
 use slipway_qemu::VmName;
 use slipway_qemu::harness::{Node, Setup};
+use slipway_qemu::snapshot::Snapshot;
 
 pub const MINUTE: Duration = Duration::from_secs(60);
 
@@ -24,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(12 * 60);
 pub const WORKLOAD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/boot/workload.yaml");
 
 const API: u16 = 6443;
+const KUBELET: u16 = 10250;
 
 /// A booted node and its administrator.
 pub struct Cluster {
@@ -34,8 +37,42 @@ pub struct Cluster {
     scratch: tempfile::TempDir,
 }
 
+/// A machine whose node is Ready and whose cluster has its DNS, caught alive by the
+/// first test that asks.
+static CAUGHT: LazyLock<Caught> = LazyLock::new(Caught::make);
+
+struct Caught {
+    snapshot: Snapshot,
+    seed: String,
+}
+
+impl Caught {
+    fn make() -> Self {
+        let mut cluster = Cluster::boot();
+        cluster.wait_ready();
+        cluster.kubectl(&[
+            "rollout",
+            "status",
+            "deployment/coredns",
+            "-n",
+            "kube-system",
+            "--timeout=300s",
+        ]);
+        let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ready-node");
+        // Of an earlier run: its guest's clock would stand where that run was.
+        if at.exists() {
+            std::fs::remove_dir_all(&at).unwrap();
+        }
+        Self {
+            seed: cluster.seed,
+            snapshot: cluster.node.snapshot(&at),
+        }
+    }
+}
+
 impl Cluster {
-    pub fn boot() -> Self {
+    /// One that has just been switched on for the first time.
+    fn boot() -> Self {
         let name: VmName = "boot-test".parse().unwrap();
         let seed = identity::seed(&name).unwrap();
         Self {
@@ -45,6 +82,22 @@ impl Cluster {
             seed,
             scratch: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// One whose node is Ready, in seconds: brought back from memory.
+    pub fn ready() -> Self {
+        let mut cluster = Self {
+            kubectl: kubectl(),
+            node: Node::restore(&CAUGHT.snapshot),
+            name: "boot-test".parse().unwrap(),
+            seed: CAUGHT.seed.clone(),
+            scratch: tempfile::tempdir().unwrap(),
+        };
+        let client = Client::from_kubeconfig(&cluster.admin()).unwrap();
+        cluster.node.wait_for("the API is ready", PATIENCE, |_| {
+            client.get_text("/readyz", Duration::from_secs(10))
+        });
+        cluster
     }
 
     /// Waits until the API is ready, and the node is after this start.
@@ -115,7 +168,7 @@ impl Cluster {
     }
 
     /// Neither an anonymous client nor one of another CA gets anything.
-    pub fn refuses_strangers(&self) {
+    pub fn api_refuses_strangers(&self) {
         let mut stranger = self.admin();
         let other = identity::seed(&self.name).unwrap();
         stranger.client = identity::kubeconfig(&other, &self.name, self.node.port(API))
@@ -126,6 +179,19 @@ impl Cluster {
             .get("/api/v1/nodes")
             .unwrap_err();
         assert_eq!(refused.code(), Some(401), "{refused}");
+    }
+
+    /// The kubelet runs commands in any pod: it must not do so for everybody.
+    pub fn kubelet_refuses_strangers(&self) {
+        let admin = self.admin();
+        let url = format!("https://127.0.0.1:{}", self.node.port(KUBELET));
+        let anonymous = Client::new(&url, &admin.ca_pem, None).unwrap();
+        for path in ["/pods", "/metrics", "/healthz"] {
+            let refused = anonymous
+                .get_text(path, Duration::from_secs(10))
+                .unwrap_err();
+            assert_eq!(refused.code(), Some(401), "{path}: {refused}");
+        }
     }
 
     /// What e2fsck says of the data partition once the journal is replayed, as init
@@ -192,7 +258,7 @@ impl Cluster {
 pub fn boot_with(seed: Vec<u8>) -> Node {
     let image = image();
     let mut setup = Setup::new(&image);
-    setup.ports = vec![API];
+    setup.ports = vec![API, KUBELET];
     setup.fw_cfg = vec![(identity::FW_CFG_NAME.to_owned(), seed)];
     Node::boot(setup)
 }
