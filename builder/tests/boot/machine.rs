@@ -50,14 +50,10 @@ impl Caught {
     fn make() -> Self {
         let mut cluster = Cluster::boot();
         cluster.wait_ready();
-        cluster.kubectl(&[
-            "rollout",
-            "status",
-            "deployment/coredns",
-            "-n",
-            "kube-system",
-            "--timeout=300s",
-        ]);
+        // The add-ons are applied once the API is ready, which is about now.
+        let coredns = ["-n", "kube-system", "deployment/coredns", "--timeout=300s"];
+        cluster.kubectl(&[&["wait", "--for=create"], &coredns[..]].concat());
+        cluster.kubectl(&[&["rollout", "status"], &coredns[..]].concat());
         let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ready-node");
         // Of an earlier run: its guest's clock would stand where that run was.
         if at.exists() {
