@@ -1,7 +1,7 @@
 //! Server-side apply of manifests: paths by discovery, order by kind, nothing when nothing differs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,6 +13,8 @@ use super::{ApiError, Client};
 const DIGEST_ANNOTATION: &str = "slipway.local/applied";
 /// How long a new kind may take until the API serves it.
 const ESTABLISHED_WITHIN: Duration = Duration::from_secs(60);
+/// Between two looks at the API's list of kinds, which can't be watched.
+const DISCOVERY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One entry of a discovery document (`metav1.APIResource`).
 #[derive(Debug, Clone, Deserialize)]
@@ -116,17 +118,44 @@ impl Client {
             if self.apply_if_changed(document, manager)? == Applied::Written {
                 written += 1;
                 if document["kind"] == "CustomResourceDefinition" {
-                    let path = self.path_of(document)?;
-                    self.wait(
-                        &path,
-                        "the new kind to be served",
-                        ESTABLISHED_WITHIN,
-                        |object| object.is_some_and(|object| condition(object, "Established")),
-                    )?;
+                    self.wait_served(document)?;
                 }
             }
         }
         Ok(written)
+    }
+
+    /// Waits until objects of a new kind can be made. That it is established is not enough:
+    /// the API's list of kinds is brought up to date some moments later.
+    fn wait_served(&self, definition: &Value) -> Result<(), ApiError> {
+        let end = Instant::now() + ESTABLISHED_WITHIN;
+        self.wait(
+            &self.path_of(definition)?,
+            "the new kind to be established",
+            ESTABLISHED_WITHIN,
+            |object| object.is_some_and(|object| condition(object, "Established")),
+        )?;
+        let spec = &definition["spec"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (group, kind) = (text(&spec["group"]), text(&spec["names"]["kind"]));
+        let versions = spec["versions"].as_array().into_iter().flatten();
+        for version in versions.filter(|version| version["served"] == true) {
+            let root = format!("/apis/{group}/{}", text(&version["name"]));
+            while let Err(error) = self.resource(&root, &kind) {
+                if !matches!(error, ApiError::Object { .. }) {
+                    return Err(error);
+                }
+                if Instant::now() >= end {
+                    return Err(ApiError::Deadline {
+                        what: "the new kind to be listed".to_owned(),
+                        waited: ESTABLISHED_WITHIN,
+                        last: error.to_string(),
+                    });
+                }
+                std::thread::sleep(DISCOVERY_INTERVAL);
+            }
+        }
+        Ok(())
     }
 
     /// The path of an object by its `apiVersion`, `kind`, name and namespace.
