@@ -85,7 +85,9 @@ fn what_was_confirmed_survives_a_kill_of_everything() {
 
     let mut server = place.start(&[]);
     server.wait_ready();
-    let names: Vec<String> = admin
+    // A new client: the old one keeps connections to the server that was killed.
+    let names: Vec<String> = place
+        .admin()
         .list("/api/v1/namespaces/default/configmaps")
         .unwrap()
         .iter()
