@@ -179,11 +179,10 @@ impl Service {
                 "`command` or `environment` holds a name or value the kernel refuses".into(),
             ));
         }
-        if service.after.iter().any(|a| a == name) {
-            return Err(error("`after` names the service itself".into()));
-        }
-        if service.uses.iter().any(|a| a == name) {
-            return Err(error("`uses` names the service itself".into()));
+        for (key, others) in [("after", &service.after), ("uses", &service.uses)] {
+            if others.iter().any(|other| other == name) {
+                return Err(error(format!("`{key}` names the service itself")));
+            }
         }
         if !(-1000..=1000).contains(&service.oom_score_adj) {
             return Err(error(
@@ -391,6 +390,18 @@ mod tests {
                 .contains("`z`")
         );
         let circle = start_order(vec![service("a", &["b"]), service("b", &["a"])]);
+        assert!(circle.unwrap_err().reason.contains("circle"));
+        let using = |name: &str, used: &str| Service {
+            uses: vec![used.to_owned()],
+            ..service(name, &[])
+        };
+        let order = start_order(vec![using("a", "b"), service("b", &[])]).unwrap();
+        assert_eq!(order[1].name, "a");
+        for wrong in ["z", "network"] {
+            let refused = start_order(vec![using("a", wrong)]).unwrap_err();
+            assert!(refused.reason.contains(wrong), "{refused}");
+        }
+        let circle = start_order(vec![using("a", "b"), service("b", &["a"])]);
         assert!(circle.unwrap_err().reason.contains("circle"));
     }
 

@@ -43,6 +43,7 @@ static CAUGHT: LazyLock<Caught> = LazyLock::new(Caught::make);
 
 struct Caught {
     snapshot: Snapshot,
+    name: VmName,
     seed: String,
 }
 
@@ -60,6 +61,7 @@ impl Caught {
             std::fs::remove_dir_all(&at).unwrap();
         }
         Self {
+            name: cluster.name,
             seed: cluster.seed,
             snapshot: cluster.node.snapshot(&at),
         }
@@ -71,9 +73,13 @@ impl Cluster {
     fn boot() -> Self {
         let name: VmName = "boot-test".parse().unwrap();
         let seed = identity::seed(&name).unwrap();
+        Self::around(boot_with(seed.clone().into_bytes()), name, seed)
+    }
+
+    fn around(node: Node, name: VmName, seed: String) -> Self {
         Self {
             kubectl: kubectl(),
-            node: boot_with(seed.clone().into_bytes()),
+            node,
             name,
             seed,
             scratch: tempfile::tempdir().unwrap(),
@@ -82,13 +88,9 @@ impl Cluster {
 
     /// One whose node is Ready, in seconds: brought back from memory.
     pub fn ready() -> Self {
-        let mut cluster = Self {
-            kubectl: kubectl(),
-            node: Node::restore(&CAUGHT.snapshot),
-            name: "boot-test".parse().unwrap(),
-            seed: CAUGHT.seed.clone(),
-            scratch: tempfile::tempdir().unwrap(),
-        };
+        let caught = &*CAUGHT;
+        let node = Node::restore(&caught.snapshot);
+        let mut cluster = Self::around(node, caught.name.clone(), caught.seed.clone());
         let client = Client::from_kubeconfig(&cluster.admin()).unwrap();
         cluster.node.wait_for("the API is ready", PATIENCE, |_| {
             client.get_text("/readyz", Duration::from_secs(10))

@@ -62,9 +62,14 @@ pub struct Facts {
 impl Facts {
     /// Whether the API server answers requests, if not yet with everything in place.
     pub fn api_serves(&self) -> bool {
+        self.is(Name::ApiServer, State::Up)
+    }
+
+    /// Whether a component is in this state.
+    pub fn is(&self, name: Name, state: State) -> bool {
         self.components
-            .get(&Name::ApiServer)
-            .is_some_and(|line| line.state == State::Up)
+            .get(&name)
+            .is_some_and(|line| line.state == state)
     }
 }
 

@@ -310,6 +310,11 @@ fn controller(config: &Config, who: &str, port: u16) -> Vec<String> {
         // Health, too, only for those who say who they are.
         ("authorization-always-allow-paths", String::new()),
         ("client-ca-file", pki("cluster-ca.crt")),
+        ("requestheader-client-ca-file", pki("front-proxy-ca.crt")),
+        (
+            "requestheader-allowed-names",
+            "front-proxy-client".to_owned(),
+        ),
         ("tls-cert-file", pki(&format!("{who}-server.crt"))),
         ("tls-private-key-file", pki(&format!("{who}-server.key"))),
         // One server: a lease to be leader would only be written every two seconds for nobody.
@@ -324,11 +329,6 @@ fn controller_manager(config: &Config) -> Parts {
     let port = config.tuning.ports.controller_manager;
     let mut arguments = controller(config, "controller-manager", port);
     arguments.extend(flags([
-        ("requestheader-client-ca-file", pki("front-proxy-ca.crt")),
-        (
-            "requestheader-allowed-names",
-            "front-proxy-client".to_owned(),
-        ),
         ("cluster-name", cluster.name.clone()),
         ("allocate-node-cidrs", "true".to_owned()),
         ("cluster-cidr", cluster.pod_cidr.to_string()),

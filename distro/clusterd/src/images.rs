@@ -76,7 +76,7 @@ fn import_one(config: &Config, archive: &Path) -> Result<(), Error> {
         .stderr(Stdio::piped())
         .spawn()
         .context(action)?;
-    // The API server is on the way at the same time, and more urgent.
+    // The API server makes its first objects at the same time, and is more urgent.
     let pid = rustix::process::Pid::from_child(&child);
     if let Err(error) = rustix::process::setpriority_process(Some(pid), 10) {
         crate::log::info!("can't lower the priority of an import: {error}");

@@ -428,15 +428,7 @@ fn renew(
             continue;
         }
         info!("restarting {name}");
-        let is = |state: State| {
-            move |facts: &Facts| {
-                facts.stopping
-                    || facts
-                        .components
-                        .get(&name)
-                        .is_some_and(|line| line.state == state)
-            }
-        };
+        let is = |state| move |facts: &Facts| facts.stopping || facts.is(name, state);
         // It leaves `Up` first; a component that is slow to come back doesn't hold up the rest.
         board.wait_for(Duration::from_secs(30), |facts| !is(State::Up)(facts));
         board.wait_for(Duration::from_secs(120), is(State::Up));

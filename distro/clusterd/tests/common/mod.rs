@@ -15,6 +15,7 @@ use slipway_access::kubeconfig::Kubeconfig;
 
 /// Longest wait for anything; machines that build at the same time are slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A directory for a cluster, and ports that were free when asked for.
 pub struct Place {
     directory: tempfile::TempDir,
