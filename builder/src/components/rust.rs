@@ -1,16 +1,19 @@
 //! Builds static programs of Rust crates so that the same sources give the same
 //! bytes in whatever directory they lie and whoever's account builds them.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod metadata;
+mod sources;
+
+use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-
 use super::store::Store;
-use super::{Built, Language, Module, arch, child};
+use sources::Locked;
+
+use super::{Built, Language, arch, child};
 use crate::board::Architecture;
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
@@ -149,139 +152,7 @@ pub struct Job<'a> {
     pub target_dir: PathBuf,
 }
 
-/// What we need of a Cargo.toml.
-#[derive(Deserialize)]
-struct Manifest {
-    package: Option<Package>,
-    #[serde(default)]
-    workspace: Members,
-    #[serde(default)]
-    dependencies: BTreeMap<String, toml::Value>,
-    #[serde(default, rename = "build-dependencies")]
-    build_dependencies: BTreeMap<String, toml::Value>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-}
-
-#[derive(Deserialize, Default)]
-struct Members {
-    #[serde(default)]
-    members: Vec<String>,
-}
-
-/// What we need of a Cargo.lock.
-#[derive(Deserialize)]
-struct Lock {
-    package: Vec<Locked>,
-}
-
-#[derive(Deserialize, serde::Serialize)]
-struct Locked {
-    name: String,
-    version: String,
-    checksum: Option<String>,
-    #[serde(default)]
-    dependencies: Vec<String>,
-}
-
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).at("reading", path)?;
-    toml::from_str(&text)
-        .map_err(|e| Error::new(Kind::Input, format!("{}: {}", path.display(), e.message())))
-}
-
 impl Job<'_> {
-    /// The directories of the packages' own sources below the workspace, with
-    /// those of the packages they depend on by path.
-    fn source_dirs(&self) -> Result<BTreeSet<PathBuf>> {
-        let root: Manifest = read(&self.workspace.join("Cargo.toml"))?;
-        let mut todo = Vec::new();
-        for member in root
-            .workspace
-            .members
-            .iter()
-            .map(String::as_str)
-            .chain(["."])
-        {
-            let dir = self.workspace.join(member);
-            let manifest: Manifest = match dir.join("Cargo.toml") {
-                // A member that another part of the tree is only beginning with.
-                path if !path.exists() => continue,
-                path => read(&path)?,
-            };
-            if let Some(package) = manifest.package
-                && self.programs.iter().any(|(p, _)| *p == package.name)
-            {
-                todo.push(dir);
-            }
-        }
-        if todo.len() != self.programs.len() {
-            let names: Vec<_> = self.programs.iter().map(|(p, _)| *p).collect();
-            return Err(Error::new(
-                Kind::Input,
-                format!(
-                    "the workspace at {} lacks one of the packages {}",
-                    self.workspace.display(),
-                    names.join(", ")
-                ),
-            ));
-        }
-        let mut dirs = BTreeSet::new();
-        while let Some(dir) = todo.pop() {
-            let dir = dir.canonicalize().at("resolving", &dir)?;
-            if !dirs.insert(dir.clone()) {
-                continue;
-            }
-            let manifest: Manifest = read(&dir.join("Cargo.toml"))?;
-            let all = manifest
-                .dependencies
-                .values()
-                .chain(manifest.build_dependencies.values());
-            todo.extend(
-                all.filter_map(|d| d.get("path")?.as_str())
-                    .map(|path| dir.join(path)),
-            );
-        }
-        Ok(dirs)
-    }
-
-    /// The locked packages that the programs can come to use, whatever the
-    /// features: so a change of the builder's own dependencies doesn't count.
-    fn locked(&self) -> Result<BTreeMap<(String, String), Locked>> {
-        let lock: Lock = read(&self.workspace.join("Cargo.lock"))?;
-        let mut todo: Vec<String> = self.programs.iter().map(|(p, _)| (*p).to_owned()).collect();
-        let mut by_name: BTreeMap<String, Vec<Locked>> = BTreeMap::new();
-        for package in lock.package {
-            by_name
-                .entry(package.name.clone())
-                .or_default()
-                .push(package);
-        }
-        let mut used = BTreeMap::new();
-        while let Some(wanted) = todo.pop() {
-            // `name`, or `name version` where there are several.
-            let mut words = wanted.split(' ');
-            let name = words.next().unwrap_or_default();
-            let version = words.next();
-            let Some(several) = by_name.get_mut(name) else {
-                continue;
-            };
-            let Some(i) = several
-                .iter()
-                .position(|p| version.is_none_or(|v| v == p.version))
-            else {
-                continue;
-            };
-            let package = several.swap_remove(i);
-            todo.extend(package.dependencies.iter().cloned());
-            used.insert((package.name.clone(), package.version.clone()), package);
-        }
-        Ok(used)
-    }
-
     /// Flags for rustc that shape the result, without the paths of this machine.
     fn flags(&self) -> Vec<&'static str> {
         let mut flags = vec!["-Ctarget-feature=+crt-static"];
@@ -448,126 +319,6 @@ impl Job<'_> {
         })
         .map(drop)
     }
-
-    /// Makes sure that the key covers every source of ours that cargo names in
-    /// its dependency file (`PROGRAM: FILE FILE ...`, spaces as `\ `).
-    fn check_sources(&self, dep_info: &Path) -> Result<()> {
-        let text = std::fs::read_to_string(dep_info).at("reading", dep_info)?;
-        let dirs = self.source_dirs()?;
-        let root = self
-            .workspace
-            .canonicalize()
-            .at("resolving", self.workspace)?;
-        let target = self
-            .target_dir
-            .canonicalize()
-            .at("resolving", &self.target_dir)?;
-        for file in text.replace("\\ ", "\0").split_whitespace() {
-            let file = PathBuf::from(file.trim_end_matches(':').replace('\0', " "));
-            let Ok(file) = file.canonicalize() else {
-                continue;
-            };
-            let covered = dirs.iter().any(|d| {
-                file.starts_with(d.join("src"))
-                    || file == d.join("build.rs")
-                    || file == d.join("Cargo.toml")
-            });
-            if file.starts_with(&root) && !file.starts_with(&target) && !covered {
-                return Err(Error::new(
-                    Kind::Bug,
-                    format!(
-                        "{} goes into a program, and the cache's key doesn't cover it",
-                        file.display()
-                    ),
-                )
-                .hint("keep what a crate includes below its src directory"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Version and crates of each package's program, as resolved for the target
-    /// with its features; build-time and test-only crates aren't in the program.
-    fn modules(
-        &self,
-        rust: &Toolchain,
-        target: &str,
-        progress: &Progress,
-    ) -> Result<BTreeMap<String, (String, Vec<Module>)>> {
-        let mut command = clean(Command::new("cargo"));
-        command.current_dir(self.workspace).args([
-            "metadata",
-            "--format-version=1",
-            "--locked",
-            "--filter-platform",
-            target,
-        ]);
-        let text = child::run(command, progress, |_| true)?.concat();
-        let metadata: Metadata = serde_json::from_str(&text)
-            .map_err(|e| Error::new(Kind::Tool, format!("`cargo metadata` said: {e}")))?;
-        let locked = self.locked()?;
-        let packages: BTreeMap<&str, &MetadataPackage> = metadata
-            .packages
-            .iter()
-            .map(|p| (p.id.as_str(), p))
-            .collect();
-        let nodes: BTreeMap<&str, &MetadataNode> = metadata
-            .resolve
-            .nodes
-            .iter()
-            .map(|n| (n.id.as_str(), n))
-            .collect();
-        let mut all = BTreeMap::new();
-        for (name, _) in self.programs {
-            let Some(own) = metadata
-                .packages
-                .iter()
-                .find(|p| p.name == *name && p.source.is_none())
-            else {
-                continue;
-            };
-            let (mut todo, mut seen) = (vec![own.id.as_str()], BTreeSet::new());
-            while let Some(id) = todo.pop() {
-                if seen.insert(id) {
-                    todo.extend(
-                        nodes
-                            .get(id)
-                            .into_iter()
-                            .flat_map(|n| &n.deps)
-                            .filter_map(|d| {
-                                let normal = d.dep_kinds.iter().any(|k| k.kind.is_none());
-                                normal.then_some(d.pkg.as_str())
-                            }),
-                    );
-                }
-            }
-            let mut modules: Vec<Module> = seen
-                .iter()
-                .filter_map(|id| packages.get(id))
-                .filter(|p| p.source.is_some())
-                .map(|p| Module {
-                    name: p.name.clone(),
-                    version: p.version.clone(),
-                    checksum: locked
-                        .get(&(p.name.clone(), p.version.clone()))
-                        .and_then(|l| l.checksum.clone())
-                        .map(|sum| format!("sha256:{sum}")),
-                    license: p.license.clone(),
-                })
-                .collect();
-            if self.linking == Linking::Static {
-                modules.push(Module {
-                    name: "std".into(),
-                    version: rust.release.clone(),
-                    checksum: None,
-                    license: Some("MIT OR Apache-2.0".into()),
-                });
-            }
-            modules.sort();
-            all.insert((*name).to_owned(), (own.version.clone(), modules));
-        }
-        Ok(all)
-    }
 }
 
 /// Flags for rustc and for the C compiler that put fixed names in place of this
@@ -603,42 +354,4 @@ fn remapping(rust: &Toolchain, workspace: &Path, target_dir: &Path) -> (Vec<Stri
         }
     }
     (rust_flags, c_flags)
-}
-
-/// What we need of `cargo metadata`.
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<MetadataPackage>,
-    resolve: MetadataResolve,
-}
-
-#[derive(Deserialize)]
-struct MetadataPackage {
-    id: String,
-    name: String,
-    version: String,
-    license: Option<String>,
-    source: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct MetadataResolve {
-    nodes: Vec<MetadataNode>,
-}
-
-#[derive(Deserialize)]
-struct MetadataNode {
-    id: String,
-    deps: Vec<MetadataDependency>,
-}
-
-#[derive(Deserialize)]
-struct MetadataDependency {
-    pkg: String,
-    dep_kinds: Vec<MetadataKind>,
-}
-
-#[derive(Deserialize)]
-struct MetadataKind {
-    kind: Option<String>,
 }

@@ -63,7 +63,8 @@ impl Watcher {
     }
 }
 
-/// Whether the API is up and the node has been Ready since `since`.
+/// Whether the API is up, the node has been Ready since `since`, and a pod can be made: the
+/// service account it runs as comes from the controller-manager, some seconds after the node.
 ///
 /// # Errors
 /// Those of the API: until it is up, every error is what a starting machine answers.
@@ -86,7 +87,11 @@ pub fn is_ready(client: &Client, node: &str, since: SystemTime) -> Result<bool, 
         "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node}"
     ))?;
     let renewed = lease["spec"]["renewTime"].as_str().and_then(parse_time);
-    Ok(renewed.is_some_and(|renewed| renewed + SKEW >= since))
+    if !renewed.is_some_and(|renewed| renewed + SKEW >= since) {
+        return Ok(false);
+    }
+    client.get("/api/v1/namespaces/default/serviceaccounts/default")?;
+    Ok(true)
 }
 
 /// RFC 3339 in UTC, as the API writes it: `2026-11-24T15:04:05.000000Z`.
