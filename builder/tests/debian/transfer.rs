@@ -1,11 +1,12 @@
 //! Mirrors that break off, lie, and come back.
 
 use std::fs;
+use std::process::Command;
 
 use slipway::Kind;
 use slipway::debian::{self, Package};
 
-use super::archive::{Archive, Release, board};
+use super::archive::{Archive, Release, board, deb_of, tar_of};
 use super::server::{Fault, Server};
 use super::{names, open, quiet};
 
@@ -101,6 +102,59 @@ fn wrong_bytes_are_refused_and_leave_nothing() {
     assert!(e.message().contains("SHA-256"), "{e}");
     assert_eq!(fs::read_dir(s.cache.path().join("deb")).unwrap().count(), 0);
     s.arrives(&[]);
+}
+
+/// On a filesystem of 1 MiB, which needs namespaces of its own: a process started for it
+/// runs the next test there.
+#[test]
+fn a_full_disk_is_named_and_nothing_is_half_written() {
+    let probe = Command::new("unshare").args(["-rm", "true"]).output();
+    if !probe.is_ok_and(|out| out.status.success()) {
+        eprintln!("skipped: this machine lets nobody make a user namespace");
+        return;
+    }
+    let out = Command::new("unshare")
+        .arg("-rm")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "transfer::inside_of_a_small_disk", "--ignored"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+#[ignore = "started by a_full_disk_is_named_and_nothing_is_half_written"]
+fn inside_of_a_small_disk() {
+    let mut s = Setup::new();
+    let noise: Vec<u8> = (0u32..1 << 19)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes())
+        .collect();
+    let large = deb_of(&tar_of(&[("./noise", &noise)]));
+    assert!(large.len() > 1 << 20, "{}", large.len());
+    s.archive.package_of("large", "1", "", &large);
+    s.archive.publish_plainly();
+    let board = board(&s.archive.gpg.public(), &["test"]);
+    let opened = open(&s.server.url, &board, s.cache.path()).unwrap();
+    let packages = opened.closure(&names(&["large"]), &[]).unwrap();
+    let deb = s.cache.path().join("deb");
+    fs::create_dir_all(&deb).unwrap();
+    let mount = |arguments: &[&str]| {
+        let out = Command::new(arguments[0])
+            .args(&arguments[1..])
+            .arg(&deb)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+    };
+    mount(&["mount", "-t", "tmpfs", "-o", "size=1m", "small"]);
+    let e = debian::fetch(opened.mirror(), &packages, s.cache.path(), &quiet()).unwrap_err();
+    assert_eq!(e.kind, Kind::Io, "{e}");
+    assert!(e.advice().unwrap().contains("the disk is full"), "{e}");
+    assert!(!deb.join(&packages[0].sha256).exists());
+    mount(&["umount"]);
+    let fetched = debian::fetch(opened.mirror(), &packages, s.cache.path(), &quiet()).unwrap();
+    assert_eq!(fs::read(&fetched[0].path).unwrap(), large);
 }
 
 #[test]
