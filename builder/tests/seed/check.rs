@@ -148,8 +148,10 @@ fn a_diff_says_what_it_takes() {
         .to_owned();
     fs::write(
         &new,
-        text.replace(&secret, "another")
-            .replace("\n  cluster:\n", "\n  cluster:\n    pod-cidr: 10.9.0.0/16\n"),
+        text.replace(&secret, "another").replace(
+            "\n  cluster:\n",
+            "\n  cluster:\n    pod-cidr: 10.9.0.0/16\n",
+        ),
     )
     .unwrap();
     let out = seed(&["diff", old_path, new_path, "--json"]);

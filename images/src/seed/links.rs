@@ -13,7 +13,7 @@ use super::network::{
     Network, Overrides, Route, WifiSecurity,
 };
 use super::read::{At, Cx, Number, Word};
-use super::words::{Glob, InterfaceName};
+use super::words::{InterfaceId, InterfaceName};
 use super::{Cidr, Cluster};
 
 /// The fields that all kinds of interfaces have.
@@ -200,7 +200,7 @@ fn made(id: &At<String>, cx: &mut Cx) -> Place {
     }
 }
 
-fn members(given: Option<At<Vec<At<Glob>>>>, place: &mut Place) -> Vec<String> {
+fn members(given: Option<At<Vec<At<InterfaceId>>>>, place: &mut Place) -> Vec<String> {
     let given = given.map(|all| all.value).unwrap_or_default();
     place.references = given
         .into_iter()

@@ -10,7 +10,7 @@ use super::links;
 use super::network::{InterfaceAddress, Network};
 use super::read::{At, Cx, MapOf, Naming, Number, OneOrMany, Read, Word, mapping};
 use super::shape::{Shape, Text};
-use super::words::{DnsName, Glob, InterfaceName, Mac, choice, text};
+use super::words::{DnsName, Glob, InterfaceId, InterfaceName, Mac, choice, text};
 use super::yaml::Value;
 use super::{Cidr, Cluster, Secret, yaml};
 
@@ -107,14 +107,14 @@ interface! {
     /// An entry of `vlans`.
     struct VlanKeys {
         "id" => tag: Number<0, 4094>, "The VLAN's number";
-        "link" => link: Glob, "Id of the interface that it is on";
+        "link" => link: InterfaceId, "Id of the interface that it is on";
     } virtual
 }
 
 interface! {
     /// An entry of `bonds`.
     struct BondKeys {
-        "interfaces" => members: Vec<At<Glob>>, "Ids of the interfaces in it";
+        "interfaces" => members: Vec<At<InterfaceId>>, "Ids of the interfaces in it";
         "parameters" => parameters: BondParameterKeys, "How they share";
     } virtual
 }
@@ -122,7 +122,7 @@ interface! {
 interface! {
     /// An entry of `bridges`.
     struct BridgeKeys {
-        "interfaces" => members: Vec<At<Glob>>, "Ids of the interfaces in it";
+        "interfaces" => members: Vec<At<InterfaceId>>, "Ids of the interfaces in it";
         "parameters" => parameters: BridgeParameterKeys, "How it forwards";
     } virtual
 }
@@ -206,7 +206,7 @@ mapping! {
         "mii-monitor-interval" => mii: Millis, "Milliseconds between looks at the links";
         "lacp-rate" => lacp_rate: LacpRate, "How often LACP speaks";
         "transmit-hash-policy" => hash: HashPolicy, "What decides which link a packet takes";
-        "primary" => primary: Glob, "Id of the interface that is used while it works";
+        "primary" => primary: InterfaceId, "Id of the interface that is used while it works";
         "up-delay" => up_delay: Millis, "Milliseconds before a link that came up is used";
         "down-delay" => down_delay: Millis, "Milliseconds before a link that went down is given up";
     }

@@ -134,7 +134,9 @@ word! {
             Err("is no interface's name: at most 15 letters, digits and -_.".into())
         }
     };
-    /// An id of an interface or a glob of names.
+    /// What an interface is called in its file.
+    InterfaceId(text("id of an interface")) = |text| Ok(text.to_owned());
+    /// A glob of names.
     Glob(text("name, with * ? []")) = |text| {
         if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c == '/') {
             Err("is no name or glob".into())
