@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::Path;
 
+pub use slipway_images::near::near_miss;
+
 /// What went wrong, as far as a script that called us cares. The number is the
 /// process's exit code and is documented in `docs/exit-codes.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,49 +120,9 @@ impl<T> At<T> for std::io::Result<T> {
     }
 }
 
-/// The entry of `known` that `given` was most likely meant to be, for "did you
-/// mean" lines: at most a third of its letters wrong.
-pub fn near_miss<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|k| (edit_distance(given, k), k))
-        .filter(|(d, k)| *d <= (given.chars().count().max(k.chars().count()) / 3).max(1))
-        .min()
-        .map(|(_, k)| k)
-}
-
-/// Damerau-Levenshtein distance in its optimal-string-alignment form:
-/// insertions, deletions, substitutions and swaps of neighbours.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i; b.len() + 1];
-        for j in 1..=b.len() {
-            let change = usize::from(a[i - 1] != b[j - 1]);
-            row[j] = (rows[i - 1][j] + 1)
-                .min(row[j - 1] + 1)
-                .min(rows[i - 1][j - 1] + change);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                row[j] = row[j].min(rows[i - 2][j - 2] + 1);
-            }
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn near_misses_are_near() {
-        let known = ["kernel", "packages", "exclude"];
-        assert_eq!(near_miss("kernal", known), Some("kernel"));
-        assert_eq!(near_miss("pakcages", known), Some("packages"));
-        assert_eq!(near_miss("zebra", known), None);
-    }
 
     #[test]
     fn a_full_disk_says_so() {

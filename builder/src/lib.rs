@@ -21,6 +21,7 @@ pub mod recipe;
 pub mod root;
 pub mod run;
 pub mod sbom;
+pub mod seed;
 pub mod source;
 pub mod time;
 pub mod tree;

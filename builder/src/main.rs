@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use slipway::components::{self, Toolchains};
 use slipway::progress::{self, Progress};
 use slipway::run::{self, Context};
+use slipway::seed::{self, SeedCommand};
 use slipway::source::{Source, cache_dir};
 use slipway::{Error, Kind, Result, build, firmware};
 
@@ -48,6 +49,9 @@ enum Command {
     Console(run::ConsoleArgs),
     /// Run kubectl against a machine's cluster.
     Kubectl(run::KubectlArgs),
+    /// Make, check and compare seeds: what makes a machine its owner's.
+    #[command(subcommand)]
+    Seed(SeedCommand),
 }
 
 #[derive(clap::Args)]
@@ -134,6 +138,7 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
                 components::host_tool(&source, &tools, components::KUBECTL, &cache, progress)?;
             match run::kubectl(&args, &context()?, &kubectl.path)? {}
         }
+        Command::Seed(command) => seed::run(&command, progress),
     }
 }
 

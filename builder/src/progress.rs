@@ -103,6 +103,11 @@ impl Progress {
         }
     }
 
+    /// Whether results are wanted as JSON.
+    pub fn is_json(&self) -> bool {
+        self.style == Style::Json
+    }
+
     /// A line of its own.
     pub fn say(&self, line: &str) {
         match self.style {

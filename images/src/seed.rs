@@ -1,124 +1,112 @@
 //! The seed: what makes one machine of an image its owner's machine.
 //!
-//! It comes as `#cloud-config` YAML (a subset of cloud-init's), is checked once,
+//! It comes as the three documents of cloud-init's NoCloud, is checked once as a whole
 //! and is handed on as JSON (`/run/slipway/seed.json`, mode 0600). Past
-//! [`Seed::parse`] everything in it is valid.
+//! [`Seed::read`] everything in it is valid.
 //!
-//! | key | default | meaning |
+//! | document | form | here |
 //! |---|---|---|
-//! | `hostname` | none | RFC 1123 name, also the node's name |
-//! | `ssh_authorized_keys` | `[]` | public keys |
-//! | `slipway.cluster.name` | `slipway` | name of the cluster, in CAs and kubeconfigs |
-//! | `slipway.cluster.role` | `server` | `server` or `agent` |
-//! | `slipway.cluster.extra-sans` | `[]` | more names and addresses of the API server |
-//! | `slipway.cluster.token` | none | secret for joining |
-//! | `slipway.cluster.pod-cidr` | `10.42.0.0/16` | addresses of pods |
-//! | `slipway.cluster.service-cidr` | `10.43.0.0/16` | addresses of services |
-//! | `slipway.cluster.cluster-domain` | `cluster.local` | DNS domain of services |
-//! | `slipway.cluster.ca.{cluster,etcd,front-proxy}` | made by the node | `{certificate, key}`, PEM; all three or none |
+//! | `user-data` | `#cloud-config` YAML, with a key `slipway` of our own | `user`, `slipway`, `files` |
+//! | `network-config` | netplan, version 2 | `netplan`, `links` |
+//! | `meta-data` | YAML or JSON | `meta` |
 //!
-//! An unknown key is a warning with its line, so that a seed for cloud-init or
-//! for a newer image still boots; a wrong type or value is an error with its line.
+//! Each key is a line of a table in its module: the parser, the JSON schema and
+//! `docs/seed.md` are all made of it. An unknown key is a warning with its place, so that a
+//! seed for cloud-init or for a newer image still boots; a wrong type or value is an error
+//! with its place. All findings are collected; none shows a secret.
 
 mod cidr;
-mod parse;
+mod cluster;
+mod diff;
+mod files;
+mod finding;
+mod graph;
+mod labels;
+mod links;
+mod machine;
+mod meta;
+mod netplan;
+pub mod network;
+mod read;
+mod schema;
+mod shape;
+mod slipway;
+mod user;
+mod words;
+mod yaml;
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 pub use cidr::{Cidr, CidrError};
+pub use cluster::{
+    CaPair, CaSeed, Cluster, Component, Datastore, Effect as TaintEffect, Flag, Registry, Role,
+    San, Taint, Token,
+};
+pub use diff::{Change, Effect, What, diff, effect};
+pub use files::ROOTS;
+pub use finding::{Document, Finding, Place, Severity};
+pub use machine::{
+    CaCerts, Console, Content, Data, Encrypt, NodeApi, Ntp, Shell, Update, User, When, WriteFile,
+};
+pub use network::Network;
+pub use schema::{schema, shape};
+pub use shape::{Fate, Row, Shape};
+pub use user::HEADER;
+
+/// The file beside `user-data` that holds the passphrase of an encrypted data
+/// partition ([`Encrypt::PassphraseFile`]).
+pub const PASSPHRASE_FILE: &str = "passphrase";
 
 /// A checked seed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Seed {
+    /// Which instance this is; the first-boot parts are done once for each.
+    pub instance_id: Option<String>,
     /// The machine's name, lower-case.
     pub hostname: Option<String>,
-    /// OpenSSH public keys, one a line as in `authorized_keys`.
+    /// Its name with its domain, lower-case.
+    pub fqdn: Option<String>,
+    /// Name of the time zone.
+    pub timezone: Option<String>,
+    /// How the clock is kept.
+    pub ntp: Ntp,
+    /// OpenSSH public keys of root, one a line as in `authorized_keys`.
     pub ssh_authorized_keys: Vec<String>,
+    /// Who else may log in.
+    pub users: Vec<User>,
+    /// Files to write, in this order.
+    pub write_files: Vec<WriteFile>,
+    /// CAs to trust.
+    pub ca_certs: CaCerts,
+    /// Interfaces; `None`: DHCP on every wired one.
+    pub network: Option<Network>,
     /// The cluster this machine makes or joins.
     pub cluster: Cluster,
+    /// How registries are reached, by host; `*` is for all others.
+    pub registries: BTreeMap<String, Registry>,
+    /// Where updates come from.
+    pub update: Update,
+    /// What screen and serial line show.
+    pub console: Console,
+    /// How data is kept.
+    pub data: Data,
+    /// The node's own API.
+    pub node_api: NodeApi,
 }
 
-/// What the machine's cluster is like.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-pub struct Cluster {
-    /// Name of the cluster.
-    pub name: String,
-    /// This machine's part in it.
-    pub role: Role,
-    /// More names and addresses that the API server's certificate is valid for.
-    pub extra_sans: Vec<San>,
-    /// Secret for joining.
-    pub token: Option<Secret>,
-    /// Addresses of pods.
-    pub pod_cidr: Cidr,
-    /// Addresses of services.
-    pub service_cidr: Cidr,
-    /// DNS domain of services.
-    pub cluster_domain: String,
-    /// CAs made beforehand; without them the first server makes its own.
-    pub ca: Option<CaSeed>,
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self {
-            name: "slipway".to_owned(),
-            role: Role::Server,
-            extra_sans: Vec::new(),
-            token: None,
-            pod_cidr: Cidr::v4([10, 42, 0, 0], 16),
-            service_cidr: Cidr::v4([10, 43, 0, 0], 16),
-            cluster_domain: "cluster.local".to_owned(),
-            ca: None,
-        }
-    }
-}
-
-/// A machine's part in its cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Runs the control plane, and workloads.
-    #[default]
-    Server,
-    /// Runs workloads only.
-    Agent,
-}
-
-/// A name or address a certificate is valid for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum San {
-    /// An IP address.
-    Address(IpAddr),
-    /// A DNS name, lower-case.
-    Dns(String),
-}
-
-/// The three CAs of a cluster, made beforehand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct CaSeed {
-    /// CA of the Kubernetes API and its clients.
-    pub cluster: CaPair,
-    /// CA of the datastore.
-    pub etcd: CaPair,
-    /// CA of the API server's identity towards aggregated API servers.
-    pub front_proxy: CaPair,
-}
-
-/// A CA's certificate and key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CaPair {
-    /// PEM of the certificate.
-    pub certificate: String,
-    /// PEM of the private key.
-    pub key: Secret,
+/// The texts of a seed's documents. Only the first must be there.
+#[derive(Clone, Copy, Default)]
+pub struct SeedFiles<'a> {
+    /// `user-data`
+    pub user_data: &'a str,
+    /// `network-config`
+    pub network_config: Option<&'a str>,
+    /// `meta-data`
+    pub meta_data: Option<&'a str>,
 }
 
 /// A text that never shows in debug output.
@@ -146,53 +134,83 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A seed and what was odd about its text.
+/// A seed and what was odd about its texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {
     /// The seed.
     pub seed: Seed,
-    /// In the order of the text.
-    pub warnings: Vec<Warning>,
-}
-
-/// Something in a seed that has no effect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
-    /// Line in the text, from 1; 0 when it isn't known.
-    pub line: u64,
-    /// What it is, without secrets.
-    pub message: String,
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed, line {}: {}", self.line, self.message)
-    }
+    /// In the order of the texts; all of [`Severity::Warning`].
+    pub warnings: Vec<Finding>,
 }
 
 /// Why a seed is refused. Shows no values that may be secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SeedError {
-    /// The text isn't what a seed looks like, at a line (from 1; 0: the whole).
-    #[error("seed, line {line}: {message}")]
-    Invalid {
-        /// Line in the text.
-        line: u64,
-        /// What is wrong there.
-        message: String,
-    },
+    /// The texts aren't what a seed looks like. All findings, warnings too, in the
+    /// order of the texts; one at least is an error.
+    #[error("{}", summary(.0))]
+    Invalid(Vec<Finding>),
     /// The JSON handed on by `init` is damaged.
     #[error("the checked seed is damaged: {0}")]
     Json(String),
 }
 
+/// One line: the first error, and how many more there are.
+fn summary(findings: &[Finding]) -> String {
+    let errors = || findings.iter().filter(|f| f.severity == Severity::Error);
+    let first = errors().next().map(ToString::to_string).unwrap_or_default();
+    match errors().count() {
+        0 | 1 => first,
+        2 => format!("{first} (and one more error)"),
+        n => format!("{first} (and {} more errors)", n - 1),
+    }
+}
+
+impl SeedError {
+    /// All findings, warnings too.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        match self {
+            Self::Invalid(findings) => findings,
+            Self::Json(_) => &[],
+        }
+    }
+}
+
 impl Seed {
-    /// Parses and checks `#cloud-config` YAML.
+    /// Reads and checks a seed's documents as a whole.
     ///
     /// # Errors
-    /// [`SeedError::Invalid`] with the line.
-    pub fn parse(text: &str) -> Result<Parsed, SeedError> {
-        parse::parse(text)
+    /// [`SeedError::Invalid`] with everything that was found.
+    pub fn read(files: SeedFiles<'_>) -> Result<Parsed, SeedError> {
+        let mut seed = Self::default();
+        let mut cx = read::Cx::new();
+        user::read(files.user_data, &mut seed, &mut cx);
+        if let Some(text) = files.network_config {
+            seed.network = netplan::read(text, &seed.cluster, &mut cx);
+        }
+        if let Some(text) = files.meta_data {
+            meta::read(text, &mut seed, &mut cx);
+        }
+        let findings = cx.finish();
+        if findings.iter().any(|f| f.severity == Severity::Error) {
+            return Err(SeedError::Invalid(findings));
+        }
+        Ok(Parsed {
+            seed,
+            warnings: findings,
+        })
+    }
+
+    /// Reads and checks `user-data` alone.
+    ///
+    /// # Errors
+    /// [`SeedError::Invalid`] with everything that was found.
+    pub fn parse(user_data: &str) -> Result<Parsed, SeedError> {
+        Self::read(SeedFiles {
+            user_data,
+            ..SeedFiles::default()
+        })
     }
 
     /// The form for `/run/slipway/seed.json`. It holds the secrets: write it with mode 0600.

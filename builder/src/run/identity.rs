@@ -18,9 +18,9 @@ pub const FW_CFG_NAME: &str = "opt/slipway/user-data";
 /// The seed in the machine's directory.
 pub const SEED_FILE: &str = "user-data";
 
-/// The CAs are valid from this long before they were made: a node whose clock
+/// CAs are valid from this long before they were made: a node whose clock
 /// is slow must not refuse them.
-const BACKDATED: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+pub const BACKDATED: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 /// Makes the seed unless there is one, and a kubeconfig for `api_port` with a
 /// fresh certificate.

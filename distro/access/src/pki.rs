@@ -7,6 +7,8 @@
 //! begins at a moment that the caller names, and certificates begin with their
 //! CA: no later correction of the clock makes a certificate "not yet valid".
 
+mod fingerprint;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +19,8 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+pub use fingerprint::sha256;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a CA is valid: ten years.

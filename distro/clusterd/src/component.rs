@@ -138,7 +138,7 @@ pub const API_SERVES: &str = "/livez?exclude=poststarthook/rbac/bootstrap-roles"
 
 /// Describes a component.
 pub fn component(config: &Config, name: Name) -> Component {
-    let (arguments, need, probe) = match name {
+    let (mut arguments, need, probe) = match name {
         Name::Kine => kine(config),
         Name::ApiServer => api_server(config),
         Name::ControllerManager => controller_manager(config),
@@ -146,6 +146,7 @@ pub fn component(config: &Config, name: Name) -> Component {
         Name::Kubelet => kubelet(config),
         Name::KubeProxy => kube_proxy(config),
     };
+    arguments.extend(extra_arguments(config, name));
     let program = match &config.bin {
         Some(directory) => directory.join(name.program()),
         None => PathBuf::from(name.program()),
@@ -163,6 +164,25 @@ pub fn component(config: &Config, name: Name) -> Component {
             _ => Duration::from_secs(10),
         },
     }
+}
+
+/// What the seed adds. They come last, and the last of a flag wins.
+fn extra_arguments(config: &Config, name: Name) -> Vec<String> {
+    use slipway_images::seed::Component as Of;
+    let of = match name {
+        Name::Kine => return Vec::new(),
+        Name::ApiServer => Of::KubeApiserver,
+        Name::ControllerManager => Of::KubeControllerManager,
+        Name::Scheduler => Of::KubeScheduler,
+        Name::Kubelet => Of::Kubelet,
+        Name::KubeProxy => Of::KubeProxy,
+    };
+    let flags = config.seed.cluster.extra_args.get(&of);
+    flags
+        .into_iter()
+        .flatten()
+        .map(|flag| format!("--{}={}", flag.name, flag.value))
+        .collect()
 }
 
 fn environment(config: &Config, name: Name) -> Vec<(&'static str, String)> {
@@ -374,7 +394,7 @@ fn healthz(port: u16) -> Probe {
 }
 
 fn kubelet(config: &Config) -> Parts {
-    let arguments = flags([
+    let mut arguments = flags([
         (
             "config",
             config.paths.config("kubelet.json").display().to_string(),
@@ -391,6 +411,14 @@ fn kubelet(config: &Config) -> Parts {
         ("hostname-override", config.node_name.clone()),
         ("node-ip", config.node_address.to_string()),
     ]);
+    let labels = config.seed.cluster.labels.iter();
+    let labels: Vec<String> = labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    if !labels.is_empty() {
+        // Only a flag: a kubelet's configuration has no labels.
+        arguments.push(format!("--node-labels={}", labels.join(",")));
+    }
     let port = config.tuning.ports.kubelet;
     (
         arguments,

@@ -86,6 +86,7 @@ fn kubelet(config: &Config) -> Result<Value, Error> {
         "containerRuntimeEndpoint": format!("unix://{}", config.tuning.containerd.display()),
         "cgroupDriver": "cgroupfs",
         "clusterDomain": config.seed.cluster.cluster_domain,
+        "registerWithTaints": config.seed.cluster.taints,
         "clusterDNS": config.cluster_dns().iter().collect::<Vec<_>>(),
         "resolvConf": RESOLV_CONF,
         "staticPodPath": paths.manifests(),

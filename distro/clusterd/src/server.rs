@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::FlockOperation;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use slipway_access::api::{ApiError, Client};
-use slipway_images::seed::{Role, Seed};
+use slipway_images::seed::{Datastore, Role, Seed};
 
 use crate::access::Access;
 use crate::board::{Board, Facts, State};
@@ -135,6 +135,18 @@ fn configure(
     if seed.cluster.role == Role::Agent {
         return Err(Error::Seed(
             "the seed's role is agent, which this version can't run; use role: server".to_owned(),
+        ));
+    }
+    // To begin a cluster of its own is the last that a machine which shall join may do.
+    if !seed.cluster.servers.is_empty() {
+        return Err(Error::Seed(
+            "the seed has servers to join, which this version can't; leave `servers` out to begin a cluster".to_owned(),
+        ));
+    }
+    if seed.cluster.datastore != Datastore::Sqlite {
+        return Err(Error::Seed(
+            "the seed's datastore isn't sqlite, which is the only one that this version runs"
+                .to_owned(),
         ));
     }
     let node_address = if options.control_plane_only {

@@ -73,6 +73,30 @@ fn an_agents_seed() {
     assert!(line.contains("role: server"), "{line}");
 }
 
+/// It must not begin a cluster of its own instead.
+#[test]
+fn a_seed_with_servers_to_join_or_another_datastore() {
+    let place = Place::empty();
+    std::fs::create_dir_all(place.root()).unwrap();
+    let seed = place.root().join("seed.json");
+    for (cluster, word) in [
+        (
+            "{\"servers\": [\"192.0.2.1\"], \"datastore\": \"etcd\"}",
+            "servers",
+        ),
+        ("{\"datastore\": \"etcd\"}", "datastore"),
+        (
+            "{\"datastore\": {\"external\": \"postgres://u:s3cr3t@h/d\"}}",
+            "datastore",
+        ),
+    ] {
+        std::fs::write(&seed, format!("{{\"cluster\": {cluster}}}")).unwrap();
+        let (code, line) = refused(&place, &["--seed", seed.to_str().unwrap()]);
+        assert_eq!(code, Some(3), "{line}");
+        assert!(line.contains(word) && !line.contains("s3cr3t"), "{line}");
+    }
+}
+
 #[test]
 fn a_truncated_ca_of_a_cluster_with_data() {
     let place = Place::empty();

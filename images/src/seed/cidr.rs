@@ -25,6 +25,12 @@ pub enum CidrError {
 }
 
 impl Cidr {
+    /// All of IPv6.
+    pub const V6_ALL: Self = Self {
+        address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        prefix: 0,
+    };
+
     /// The IPv4 network that `address` lies in.
     #[must_use]
     pub const fn v4(address: [u8; 4], prefix: u8) -> Self {

@@ -83,7 +83,7 @@ fn everything_at_once() {
 #[test]
 fn the_header_is_needed() {
     let error = Seed::parse("hostname: a\n").unwrap_err().to_string();
-    assert_eq!(error, "seed, line 1: the first line must be #cloud-config");
+    assert_eq!(error, "user-data:1:1: the first line must be #cloud-config");
     assert!(Seed::parse("").is_err());
     assert!(Seed::parse("#cloud-config\r\nhostname: a\r\n").is_ok());
 }
@@ -95,14 +95,16 @@ fn unknown_keys_are_warned_of_with_line_and_near_miss() {
     )
     .unwrap();
     let texts: Vec<String> = parsed.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        texts,
-        [
-            "seed, line 2: unknown key `packages` has no effect",
-            "seed, line 3: unknown key `hostnam` has no effect; did you mean `hostname`?",
-            "seed, line 6: unknown key `slipway.cluster.pod_cidr` has no effect; did you mean `pod-cidr`?",
-        ]
+    let [packages, hostname, cidr] = texts.as_slice() else {
+        panic!("{texts:?}");
+    };
+    assert!(
+        packages.starts_with(
+            "user-data:2:1: packages: has no effect here, because the root is read-only"
+        )
     );
+    assert!(hostname.starts_with("user-data:3:1: hostnam: unknown key, it has no effect; did you mean `hostname`? (The machine's name"));
+    assert!(cidr.starts_with("user-data:6:5: slipway.cluster.pod_cidr: unknown key, it has no effect; did you mean `pod-cidr`?"));
     assert_eq!(parsed.seed.cluster.name, "x");
 }
 
@@ -117,19 +119,10 @@ fn wrong_types_are_refused_with_their_line() {
         ("hostname: a\nhostname: b\n", 3),
         ("hostname: 'a\n", 2),
     ] {
-        match parse(body).unwrap_err() {
-            SeedError::Invalid {
-                line: found,
-                message,
-            } => {
-                // A scalar left open is noticed at the end.
-                assert!(
-                    found == line || found == line + 1,
-                    "{body:?}: line {found}: {message}"
-                );
-            }
-            error => panic!("{body:?}: {error}"),
-        }
+        let error = parse(body).unwrap_err();
+        let found = error.findings().first().unwrap().place.line;
+        // A scalar left open is noticed at the end.
+        assert!(found == line || found == line + 1, "{body:?}: {error}");
     }
 }
 
@@ -138,24 +131,29 @@ fn wrong_values_are_refused_with_their_line() {
     let cluster = |line: &str| refusal(&format!("slipway:\n  cluster:\n    {line}\n"));
     assert_eq!(
         refusal("hostname: a_b\n"),
-        "seed, line 2: hostname: \"a_b\" is no valid name (RFC 1123)"
+        "user-data:2:11: hostname: \"a_b\" is no valid name (RFC 1123): it has an underscore"
     );
-    assert!(cluster("role: boss").contains("line 4: role is neither server nor agent"));
+    assert!(
+        cluster("role: boss")
+            .contains("user-data:4:11: slipway.cluster.role: \"boss\" is none of server, agent")
+    );
     assert!(cluster("pod-cidr: 10.42.1.0/16").contains("the network is 10.42.0.0/16"));
     assert!(cluster("pod-cidr: 10.42.0.0/28").contains("too small"));
     assert!(cluster("service-cidr: 10.0.0.0/8").contains("too large"));
     assert!(cluster("service-cidr: 10.42.0.0/24").contains("overlap"));
-    assert!(cluster("extra-sans: ['a b']").contains("line 4"));
-    assert!(cluster("token: ''").contains("token is empty"));
+    assert!(cluster("extra-sans: ['a b']").contains("extra-sans[0]: \"a b\""));
+    assert!(cluster("token: ''").contains("token: the value is empty"));
     assert!(refusal("ssh_authorized_keys: [hello]\n").contains("no OpenSSH public key"));
     let one = format!("slipway:\n  cluster:\n    ca:\n{}", ca("cluster"));
-    assert!(refusal(&one).contains("ca lacks etcd"));
+    assert!(refusal(&one).contains("ca: lacks `etcd`"));
 }
 
 #[test]
 fn errors_show_no_secret() {
     let half = ca("cluster").replace("-----END PRIVATE KEY-----", "");
-    let text = refusal(&format!("slipway:\n  cluster:\n    ca:\n{half}"));
+    // Everything that was found, not the first error alone.
+    let error = parse(&format!("slipway:\n  cluster:\n    ca:\n{half}")).unwrap_err();
+    let text = format!("{error:?}");
     assert!(
         text.contains("PRIVATE KEY") && !text.contains("c2VjcmV0"),
         "{text}"
@@ -168,6 +166,47 @@ fn errors_show_no_secret() {
         .unwrap_err()
         .to_string();
     assert!(!text.contains("s3cr3t"), "{text}");
+}
+
+#[test]
+fn tokens_carry_the_hash_of_a_ca_or_say_that_they_are_damaged() {
+    let token = Token::new([0xab; 32], Role::Agent, "s3cr3t");
+    let text = token.reveal().to_owned();
+    let again = Token::parse(&format!(" {text}\n")).unwrap();
+    assert_eq!(again.ca_sha256(), Some([0xab; 32]));
+    assert_eq!(
+        (again.role(), again.secret()),
+        (Some(Role::Agent), "s3cr3t")
+    );
+    assert_eq!(format!("{again:?}"), "(token)");
+    for damaged in [
+        text.replace("S1a", "S1"),
+        text.replace(".agent.", ".boss."),
+        text.replace("s3cr3t", ""),
+        text.replace("abab", "abxb"),
+    ] {
+        assert!(Token::parse(&damaged).is_err(), "{damaged}");
+    }
+    // Any other text is a secret without a hash.
+    let plain = Token::parse("S1.plain").unwrap();
+    assert_eq!(
+        (plain.ca_sha256(), plain.role(), plain.secret()),
+        (None, None, "S1.plain")
+    );
+}
+
+#[test]
+fn an_endpoint_is_in_the_certificate_without_its_port() {
+    let seed = parse("slipway: {cluster: {endpoint: ['a.lan:7443', '[::1]:6443', 192.0.2.1], extra-sans: [b.lan]}}\n").unwrap().seed;
+    assert_eq!(
+        seed.cluster.sans(),
+        [
+            San::Dns("a.lan".into()),
+            San::Address("::1".parse().unwrap()),
+            San::Address("192.0.2.1".parse().unwrap()),
+            San::Dns("b.lan".into()),
+        ]
+    );
 }
 
 proptest! {

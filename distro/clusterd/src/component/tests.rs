@@ -88,3 +88,25 @@ fn programs_come_from_the_directory_given() {
         Path::new("/opt/kube/kine")
     );
 }
+
+#[test]
+fn what_the_seed_adds_comes_last() {
+    let mut config = config(false);
+    let seed = "#cloud-config\nslipway: {cluster: {labels: {disk: ssd, rack: r1}, taints: ['a=b:NoExecute'], \
+                extra-args: {kubelet: {v: 2}, kube-apiserver: {profiling: true, event-ttl: [1h, 2h]}}}}\n";
+    config.seed = Seed::parse(seed).unwrap().seed;
+    let kubelet = component(&config, Name::Kubelet).arguments;
+    assert!(kubelet.ends_with(&["--node-labels=disk=ssd,rack=r1".into(), "--v=2".into()]));
+    let api = component(&config, Name::ApiServer).arguments;
+    assert!(api.ends_with(&[
+        "--profiling=true".into(),
+        "--event-ttl=1h".into(),
+        "--event-ttl=2h".into()
+    ]));
+    assert!(
+        component(&config, Name::Kine)
+            .arguments
+            .iter()
+            .all(|a| !a.contains("--v="))
+    );
+}

@@ -155,10 +155,10 @@ fn api_server(config: &Config) -> pki::Leaf {
     ];
     // The service `kubernetes` has the first address of the services.
     addresses.extend(config.seed.cluster.service_cidr.nth(1));
-    for san in &config.seed.cluster.extra_sans {
+    for san in config.seed.cluster.sans() {
         match san {
-            San::Address(address) => addresses.push(*address),
-            San::Dns(name) => names.push(name.clone()),
+            San::Address(address) => addresses.push(address),
+            San::Dns(name) => names.push(name),
         }
     }
     pki::Leaf::server("kube-apiserver", names, addresses)

@@ -1,0 +1,42 @@
+//! `slipway seed`: seeds made, checked and compared before a machine ever boots with one.
+
+mod check;
+mod diff;
+mod load;
+mod new;
+mod schema;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::error::Result;
+use crate::progress::Progress;
+
+/// What is done with seeds.
+#[derive(Subcommand)]
+pub enum SeedCommand {
+    /// Check a seed as a node would: a directory, or one of its files.
+    Check(check::CheckArgs),
+    /// Print the JSON schema of a document, for editors to complete and check with.
+    Schema(schema::SchemaArgs),
+    /// Say what differs between two seeds, and what it takes for a node to follow.
+    Diff(diff::DiffArgs),
+    /// Write the seeds of a new cluster's machines, with credentials that work from
+    /// the first boot on.
+    New(new::NewArgs),
+}
+
+/// Does it.
+///
+/// # Errors
+/// [`Kind::Input`](crate::Kind::Input) for a seed that a node would refuse.
+pub fn run(command: &SeedCommand, progress: &Progress) -> Result<ExitCode> {
+    match command {
+        SeedCommand::Check(args) => check::check(args, progress)?,
+        SeedCommand::Schema(args) => schema::print(args, progress)?,
+        SeedCommand::Diff(args) => diff::diff(args, progress)?,
+        SeedCommand::New(args) => new::new(args, progress)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

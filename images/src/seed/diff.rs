@@ -1,0 +1,277 @@
+//! What differs between two seeds, and what it takes for a running node to follow.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Seed;
+
+/// What it takes for a change to have effect on a node that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// It is followed at once.
+    Live,
+    /// The cluster's programs on the node are restarted; pods go on.
+    Restart,
+    /// The node is rebooted.
+    Reboot,
+    /// It was settled when the node or its cluster was made: a factory reset and a new
+    /// first boot follow it.
+    Reset,
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Live => "live",
+            Self::Restart => "restart",
+            Self::Reboot => "reboot",
+            Self::Reset => "reset",
+        })
+    }
+}
+
+/// One difference. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The key's path in the checked seed, such as `cluster.labels.disk`.
+    pub key: String,
+    /// What happened to it.
+    pub what: What,
+    /// What it takes.
+    pub effect: Effect,
+}
+
+/// What happened to a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// From one value to another; both as JSON.
+    Changed(String, String),
+    /// It has another value, which is not shown: secret, or long.
+    ChangedUnseen,
+    /// It wasn't there.
+    Added,
+    /// It is there no more.
+    Removed,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:7} {}", self.effect, self.key)?;
+        match &self.what {
+            What::Changed(old, new) => write!(f, ": {old} -> {new}"),
+            What::ChangedUnseen => f.write_str(": changed"),
+            What::Added => f.write_str(": added"),
+            What::Removed => f.write_str(": removed"),
+        }
+    }
+}
+
+/// Effects by path; the longest that fits counts.
+const EFFECTS: &[(&str, Effect)] = &[
+    // Runs the first-boot parts once more, which is at boot.
+    ("instance-id", Effect::Reboot),
+    // The node would be another one to its cluster.
+    ("hostname", Effect::Reset),
+    ("fqdn", Effect::Reboot),
+    ("timezone", Effect::Reboot),
+    ("ntp", Effect::Live),
+    ("ssh-authorized-keys", Effect::Live),
+    ("users", Effect::Live),
+    ("write-files", Effect::Reboot),
+    ("ca-certs", Effect::Restart),
+    ("network", Effect::Reboot),
+    ("registries", Effect::Restart),
+    ("update", Effect::Live),
+    ("console", Effect::Live),
+    ("data", Effect::Reset),
+    ("node-api", Effect::Live),
+    ("cluster", Effect::Restart),
+    ("cluster.name", Effect::Reset),
+    ("cluster.role", Effect::Reset),
+    ("cluster.datastore", Effect::Reset),
+    ("cluster.pod-cidr", Effect::Reset),
+    ("cluster.service-cidr", Effect::Reset),
+    ("cluster.cluster-domain", Effect::Reset),
+    ("cluster.ca", Effect::Reset),
+    // Used while joining only.
+    ("cluster.servers", Effect::Reset),
+];
+
+/// Keys whose values are not shown.
+const UNSEEN: &[&str] = &[
+    "cluster.token",
+    "cluster.agent-token",
+    "cluster.datastore",
+    "cluster.ca",
+    "cluster.extra-args",
+    "node-api.key",
+    "node-api.certificate",
+    "node-api.ca",
+    "registries",
+    "write-files",
+    "ca-certs.trusted",
+    "network",
+    "users",
+    "ssh-authorized-keys",
+];
+
+/// Longest value that is shown, in bytes.
+const SHOWN: usize = 60;
+
+/// All differences, in the order of their keys; what takes most is not put first.
+#[must_use]
+pub fn diff(old: &Seed, new: &Seed) -> Vec<Change> {
+    let json = |seed: &Seed| serde_json::to_value(seed).unwrap_or_default();
+    let mut changes = Vec::new();
+    compare("", &json(old), &json(new), &mut changes);
+    changes
+}
+
+fn compare(path: &str, old: &Value, new: &Value, changes: &mut Vec<Change>) {
+    if old == new {
+        return;
+    }
+    if let (Value::Object(old), Value::Object(new)) = (old, new) {
+        let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        for key in keys {
+            let below = match path {
+                "" => key.clone(),
+                path => format!("{path}.{key}"),
+            };
+            let get =
+                |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+            compare(&below, &get(old), &get(new), changes);
+        }
+        return;
+    }
+    if let Some((key, old, new)) = lists(path, old, new) {
+        for (index, (old, new)) in old.into_iter().zip(new).enumerate() {
+            compare(&format!("{key}[{index}]"), &old, &new, changes);
+        }
+        return;
+    }
+    let what = match (old, new) {
+        (Value::Null, _) => What::Added,
+        (_, Value::Null) => What::Removed,
+        _ => {
+            let (old, new) = (old.to_string(), new.to_string());
+            if is_below_any(path, UNSEEN) || old.len() > SHOWN || new.len() > SHOWN {
+                What::ChangedUnseen
+            } else {
+                What::Changed(old, new)
+            }
+        }
+    };
+    changes.push(Change {
+        key: path.to_owned(),
+        what,
+        effect: effect(path),
+    });
+}
+
+/// Two lists of mappings, made as long as each other.
+fn lists<'p>(path: &'p str, old: &Value, new: &Value) -> Option<(&'p str, Vec<Value>, Vec<Value>)> {
+    let (Value::Array(old), Value::Array(new)) = (old, new) else {
+        return None;
+    };
+    if !old.iter().chain(new).all(Value::is_object) {
+        return None;
+    }
+    let (mut old, mut new) = (old.clone(), new.clone());
+    let length = old.len().max(new.len());
+    old.resize(length, Value::Null);
+    new.resize(length, Value::Null);
+    Some((path, old, new))
+}
+
+/// What it takes to follow a change of this key.
+#[must_use]
+pub fn effect(path: &str) -> Effect {
+    let fits = EFFECTS.iter().filter(|(prefix, _)| is_below(path, prefix));
+    let longest = fits.max_by_key(|(prefix, _)| prefix.len());
+    // Every key of the seed has a line above (a test shows it).
+    longest.map_or(Effect::Reboot, |(_, effect)| *effect)
+}
+
+fn is_below_any(path: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|prefix| is_below(path, prefix))
+}
+
+fn is_below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seed(body: &str) -> Seed {
+        Seed::parse(&format!("#cloud-config\n{body}")).unwrap().seed
+    }
+
+    #[test]
+    fn each_change_is_named_with_what_it_takes() {
+        let old = seed(
+            "hostname: a\nntp: {servers: [a.example]}\nslipway: {cluster: {labels: {disk: ssd}, token: one-secret, pod-cidr: 10.1.0.0/16}}\n",
+        );
+        let new = seed(
+            "hostname: b\nntp: {servers: [b.example]}\nslipway: {cluster: {labels: {disk: hdd, rack: r1}, token: two-secret, pod-cidr: 10.2.0.0/16}}\n",
+        );
+        let lines: Vec<String> = diff(&old, &new).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "restart cluster.labels.disk: \"ssd\" -> \"hdd\"",
+                "restart cluster.labels.rack: added",
+                "reset   cluster.pod-cidr: \"10.1.0.0/16\" -> \"10.2.0.0/16\"",
+                "restart cluster.token: changed",
+                "reset   hostname: \"a\" -> \"b\"",
+                "live    ntp.servers: [\"a.example\"] -> [\"b.example\"]",
+            ]
+        );
+        assert_eq!(diff(&new, &new), []);
+    }
+
+    #[test]
+    fn lists_are_compared_entry_by_entry_and_their_secrets_stay_unseen() {
+        let old = seed("write_files:\n- {path: /etc/a, content: s3cr3t}\n");
+        let new = seed("write_files:\n- {path: /etc/a, content: s3cr3t2}\n- {path: /etc/b}\n");
+        let changes = diff(&old, &new);
+        let keys: Vec<_> = changes.iter().map(|c| c.key.as_str()).collect();
+        assert_eq!(keys, ["write-files[0].content", "write-files[1]"]);
+        assert!(!format!("{changes:?}").contains("czNjc"));
+    }
+
+    /// A key that is added to the seed needs a line in the table.
+    #[test]
+    fn every_key_has_an_effect() {
+        let Value::Object(all) = serde_json::to_value(Seed::default()).unwrap() else {
+            panic!()
+        };
+        for key in all.keys() {
+            assert!(
+                EFFECTS.iter().any(|(prefix, _)| prefix == key),
+                "{key} has no line in EFFECTS"
+            );
+        }
+        for prefix in EFFECTS
+            .iter()
+            .map(|(prefix, _)| *prefix)
+            .chain(UNSEEN.iter().copied())
+        {
+            let mut at = &Value::Object(all.clone());
+            for part in prefix.split('.') {
+                at = at
+                    .get(part)
+                    .unwrap_or_else(|| panic!("{prefix} is no key of a seed"));
+            }
+        }
+    }
+}
