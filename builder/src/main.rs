@@ -10,7 +10,7 @@ use slipway::components::{self, Toolchains};
 use slipway::progress::{self, Progress};
 use slipway::run::{self, Context};
 use slipway::source::{Source, cache_dir};
-use slipway::{Error, Kind, Result, build, firmware};
+use slipway::{Error, Kind, Result, build, firmware, flash, seed};
 
 /// Builds bootable, immutable Kubernetes images, and runs them.
 #[derive(Parser)]
@@ -46,6 +46,11 @@ enum Command {
     Rm(run::RmArgs),
     /// Show a machine's serial console.
     Console(run::ConsoleArgs),
+    /// Write an image to a disk, read it back, and put a seed into it.
+    Flash(flash::FlashArgs),
+    /// Work with seeds: what makes a machine its owner's.
+    #[command(subcommand)]
+    Seed(seed::SeedCommand),
     /// Run kubectl against a machine's cluster.
     Kubectl(run::KubectlArgs),
 }
@@ -127,6 +132,14 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
         Command::Stop(args) => run::stop(&args, &context()?, progress),
         Command::Rm(args) => run::rm(&args, &context()?, progress),
         Command::Console(args) => run::console(&args, &context()?, progress),
+        Command::Flash(args) => {
+            progress.result(&flash::flash(&args, &images(), progress)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Seed(command) => {
+            seed::run(&command, progress)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Kubectl(args) => {
             let source = Source::find(cli.source.as_deref())?;
             let tools = Toolchains::find(&source)?;
