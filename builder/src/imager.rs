@@ -47,7 +47,10 @@ impl<'a> Repository<'a> {
         Self {
             os_list: [Entry {
                 name: format!("Slipway {} ({})", manifest.version, manifest.board),
-                description: format!("Kubernetes {} on {}", manifest.kubernetes, board.description),
+                description: format!(
+                    "Kubernetes {} on {}",
+                    manifest.kubernetes, board.description
+                ),
                 icon: "",
                 url: file,
                 extract_size: manifest.image.size,

@@ -30,20 +30,23 @@ pub fn device(system: &System, progress: &Progress) -> Result<Disk> {
     if candidates.is_empty() {
         return Err(
             Error::new(Kind::Missing, "there is no device that could be written to").hint(
-                format!("plug one in, or name a file{}", if list.is_empty() { "" } else { "; there are:" })
-                    + &indented(&list),
+                format!(
+                    "plug one in, or name a file{}",
+                    if list.is_empty() { "" } else { "; there are:" }
+                ) + &indented(&list),
             ),
         );
     }
     if !is_terminal() {
-        return Err(Error::new(Kind::Usage, "which device shall the image go to?")
-            .hint(format!("name one: slipway flash IMAGE DEVICE; there are:{}", indented(&list))));
+        return Err(
+            Error::new(Kind::Usage, "which device shall the image go to?").hint(format!(
+                "name one: slipway flash IMAGE DEVICE; there are:{}",
+                indented(&list)
+            )),
+        );
     }
     progress.say(list.trim_end());
-    let answer = question(
-        &format!("Which one? [1-{}] ", candidates.len()),
-        progress,
-    )?;
+    let answer = question(&format!("Which one? [1-{}] ", candidates.len()), progress)?;
     answer
         .parse::<usize>()
         .ok()
@@ -69,10 +72,7 @@ pub fn consent(loses: &str, progress: &Progress) -> Result<()> {
                 .hint("say --yes if that is meant"),
         );
     }
-    let answer = question(
-        &format!("This overwrites {loses}. Go on? [y/N] "),
-        progress,
-    )?;
+    let answer = question(&format!("This overwrites {loses}. Go on? [y/N] "), progress)?;
     if matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes") {
         return Ok(());
     }

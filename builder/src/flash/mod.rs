@@ -135,8 +135,8 @@ pub fn flash_on(
     }
     let started = Instant::now();
     let mut device = target.open(&source)?;
-    let summary = onto(&mut device, &mut source, seed.as_ref(), progress)
-        .map_err(|e| device.explain(e))?;
+    let summary =
+        onto(&mut device, &mut source, seed.as_ref(), progress).map_err(|e| device.explain(e))?;
     device.finish(seed.is_some(), progress)?;
     Ok(Flashed {
         image: source.path().to_owned(),

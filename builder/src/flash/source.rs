@@ -162,7 +162,11 @@ impl Source {
     fn read_head(&mut self) -> Result<()> {
         let mut head = Vec::new();
         match &mut self.kind {
-            Input::Raw { file, .. } => file.take(HEAD as u64).read_to_end(&mut head),
+            // By place: looking for holes has moved the file's own.
+            Input::Raw { file, len, .. } => {
+                head.resize(HEAD.min(usize::try_from(*len).unwrap_or(HEAD)), 0);
+                file.read_exact_at(&mut head, 0).map(|()| head.len())
+            }
             Input::Zstd { decoder, .. } => decoder.take(HEAD as u64).read_to_end(&mut head),
         }
         .map_err(|e| self.broken(&e))?;
@@ -365,11 +369,10 @@ fn read_digest(image: &Path) -> Result<Option<String>> {
     };
     let word = text.split_whitespace().next().unwrap_or("");
     if word.len() != 64 || !word.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(Error::new(
-            Kind::Input,
-            format!("{} holds no SHA-256", path.display()),
-        )
-        .hint("make it with sha256sum, or move it away"));
+        return Err(
+            Error::new(Kind::Input, format!("{} holds no SHA-256", path.display()))
+                .hint("make it with sha256sum, or move it away"),
+        );
     }
     Ok(Some(word.to_ascii_lowercase()))
 }

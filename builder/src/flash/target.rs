@@ -93,14 +93,11 @@ impl Target {
         let disk = match system.find(meta.rdev())? {
             Some(Node::Disk(disk)) => disk,
             Some(Node::Partition(disk)) => {
-                return Err(Error::new(
-                    Kind::Usage,
-                    format!("{} is a partition", path.display()),
-                )
-                .hint(format!(
-                    "an image takes a whole disk: {}",
-                    disk.path.display()
-                )));
+                return Err(
+                    Error::new(Kind::Usage, format!("{} is a partition", path.display())).hint(
+                        format!("an image takes a whole disk: {}", disk.path.display()),
+                    ),
+                );
             }
             None => {
                 return Err(Error::new(
@@ -199,27 +196,25 @@ fn no_device(path: &Path, system: &System) -> Error {
 }
 
 fn in_use(path: &Path, by: &str) -> Error {
-    Error::new(
-        Kind::Missing,
-        format!("{} is in use: {by}", path.display()),
-    )
-    .hint("unmount it first, or name the device twice to write to it all the same")
+    Error::new(Kind::Missing, format!("{} is in use: {by}", path.display()))
+        .hint("unmount it first, or name the device twice to write to it all the same")
 }
 
 /// Whether a disk may be written to, and how it is opened then.
 fn permit(disk: &Disk, insisted: bool) -> Result<Share> {
     let name = disk.path.display();
     if disk.read_only {
-        return Err(
-            Error::new(Kind::Usage, format!("{name} is read-only"))
-                .hint("slide the card's lock, or choose another device"),
-        );
+        return Err(Error::new(Kind::Usage, format!("{name} is read-only"))
+            .hint("slide the card's lock, or choose another device"));
     }
     match (disk.uses.first(), insisted) {
         (Some(_), true) => Ok(Share::Shared),
         (Some(_), false) if disk.is_system() => Err(Error::new(
             Kind::Usage,
-            format!("{name} is the disk that this system runs from: {}", disk.uses_text()),
+            format!(
+                "{name} is the disk that this system runs from: {}",
+                disk.uses_text()
+            ),
         )
         .hint(format!(
             "choose another device; to destroy this system, name it twice: {name} {name}"
@@ -424,9 +419,7 @@ impl Device {
             "{what}; {} now holds an incomplete image",
             self.path.display()
         );
-        let hint = error
-            .advice()
-            .unwrap_or("write it again before it is used");
+        let hint = error.advice().unwrap_or("write it again before it is used");
         Error::new(error.kind, message).hint(hint)
     }
 }

@@ -78,7 +78,9 @@ pub fn text(image: &Path, table: &Table, progress: &Progress) -> Result<String> 
         let end = (range.end * BLOCK as u64).min(len);
         while at < end {
             progress.check()?;
-            let n = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            let n = buffer
+                .len()
+                .min(usize::try_from(end - at).unwrap_or(usize::MAX));
             file.read_exact_at(&mut buffer[..n], at)
                 .at("reading", image)?;
             hash.update(&buffer[..n]);

@@ -123,7 +123,10 @@ fn refuse(why: &str) -> Error {
 
 /// `USER_DAT` for `user-data`: 8 capitals, digits and underscores, no two alike.
 fn short_name(name: &str, others: &[Entry<'_>]) -> Result<String> {
-    if name.is_empty() || name.len() > 64 || name.contains('/') || name.chars().any(char::is_control)
+    if name.is_empty()
+        || name.len() > 64
+        || name.contains('/')
+        || name.chars().any(char::is_control)
     {
         return Err(refuse(&format!("`{name}` is no name for a file")));
     }
@@ -270,13 +273,16 @@ fn joliet_directory(entries: &[Entry<'_>]) -> Vec<u8> {
             &[],
         ));
     }
-    let mut named: Vec<(Vec<u8>, &Entry<'_>)> = entries
-        .iter()
-        .map(|e| (ucs2(&format!("{};1", e.name)), e))
-        .collect();
+    let mut named: Vec<(Vec<u8>, &Entry<'_>)> = entries.iter().map(|e| (ucs2(e.name), e)).collect();
     named.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, entry) in named {
-        out.extend(record(&name, entry.sector, entry.bytes.len() as u32, 0, &[]));
+        out.extend(record(
+            &name,
+            entry.sector,
+            entry.bytes.len() as u32,
+            0,
+            &[],
+        ));
     }
     out
 }

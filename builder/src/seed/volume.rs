@@ -126,7 +126,10 @@ pub fn compare(image: &Path, files: &Files) -> Result<()> {
         if found.as_deref() != files.get(name) {
             return Err(Error::new(
                 Kind::Untrusted,
-                format!("{} doesn't hold the {name} that was written", image.display()),
+                format!(
+                    "{} doesn't hold the {name} that was written",
+                    image.display()
+                ),
             )
             .hint("the device is worn out: use another"));
         }

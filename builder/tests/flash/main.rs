@@ -19,6 +19,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 use slipway::formats::gpt::{assemble, partition};
 use slipway::formats::{ext4, fat};
@@ -42,10 +43,21 @@ fn table() -> Table {
     SIZES.shipped(b"seed").unwrap()
 }
 
-/// A small image with both filesystems: `x.img` in `dir`.
+/// A small image with both filesystems: `x.img` in `dir`, made once and copied.
 fn image(dir: &Path) -> PathBuf {
+    static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
+        // A static is never dropped, so it has a name that the next run writes over.
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("flash-test.img");
+        make_image(&path);
+        path
+    });
     let path = dir.join("x.img");
-    assemble(&path, &table(), |file, table| {
+    run("cp", &["--sparse=always", str(&MADE), str(&path)]);
+    path
+}
+
+fn make_image(path: &Path) {
+    assemble(path, &table(), |file, table| {
         let mut tree = Tree::new();
         tree.file("EFI/BOOT/BOOTX64.EFI", 0o644, noise(1, 3_000_000))?;
         let esp = partition(table, ESP)?;
@@ -66,7 +78,6 @@ fn image(dir: &Path) -> PathBuf {
         ext4::write(&tree, file, root.offset().get(), &options, &quiet()).map(drop)
     })
     .unwrap();
-    path
 }
 
 /// A directory with a seed.
@@ -151,6 +162,10 @@ fn slipway(args: &[&str]) -> Output {
 /// Exit code and output of a `slipway` that fails.
 fn refused(args: &[&str]) -> (i32, String) {
     let out = slipway(args);
-    assert!(!out.status.success(), "{args:?} should fail: {}", text(&out));
+    assert!(
+        !out.status.success(),
+        "{args:?} should fail: {}",
+        text(&out)
+    );
     (out.status.code().unwrap(), text(&out))
 }

@@ -114,7 +114,10 @@ fn a_download_that_is_cut_off_is_refused() {
         let (code, said) = refused(&["flash", str(&packed), str(&card), "--yes"]);
         assert_eq!(code, 3, "{said}");
         assert!(said.contains("is cut off"), "{said}");
-        assert!(said.contains("card now holds an incomplete image"), "{said}");
+        assert!(
+            said.contains("card now holds an incomplete image"),
+            "{said}"
+        );
         // Without a table of partitions nothing starts from it.
         let mut start = [1; 4096];
         let file = File::open(&card).unwrap();
