@@ -16,7 +16,8 @@ use crate::components::{self, Addon, Built as Program, KUBECTL, Toolchains};
 use crate::debian::{self, Fetched, Mirror};
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
-use crate::formats::{ext4, fat, gpt, uki, zst};
+use crate::formats::{bmap, ext4, fat, gpt, uki, zst};
+use crate::imager;
 use crate::inventory::{self, Origin, Part};
 use crate::lock::Lock;
 use crate::manifest::{self, Manifest};
@@ -55,6 +56,10 @@ pub struct Outputs {
     pub image: PathBuf,
     /// The download.
     pub compressed: PathBuf,
+    /// Which blocks of the image matter, for bmaptool.
+    pub bmap: PathBuf,
+    /// What Raspberry Pi Imager reads to offer it.
+    pub imager: PathBuf,
     /// What is in it.
     pub manifest: PathBuf,
     /// What it was made from.
@@ -87,6 +92,8 @@ impl fmt::Display for Outputs {
             "  download  {} ({megabytes:.1} MB)",
             self.compressed.display()
         )?;
+        writeln!(f, "  bmap      {}", self.bmap.display())?;
+        writeln!(f, "  imager    {}", self.imager.display())?;
         writeln!(f, "  manifest  {}", self.manifest.display())?;
         writeln!(f, "  lock      {}", self.lock.display())?;
         write!(f, "  sbom      {}", self.sbom.display())
@@ -148,6 +155,8 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
         progress,
     )?;
 
+    let map = bmap::text(&names.image, &written.table, progress)?;
+
     let inventory = inventory(&packages, &parts);
     let manifest = Manifest {
         format: manifest::FORMAT,
@@ -179,6 +188,9 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
         },
         &manifest.parts,
     );
+    let repository = imager::Repository::new(&manifest, &board, names.download());
+    atomic::write(&names.bmap, map.as_bytes(), 0o644)?;
+    atomic::write(&names.imager, &pretty(&repository)?, 0o644)?;
     atomic::write(&names.manifest, &pretty(&manifest)?, 0o644)?;
     atomic::write(&names.sbom, &pretty(&bill)?, 0o644)?;
     atomic::write(&names.lock, lock.text()?.as_bytes(), 0o644)?;
@@ -437,6 +449,8 @@ fn threads() -> usize {
 struct Names {
     image: PathBuf,
     compressed: PathBuf,
+    bmap: PathBuf,
+    imager: PathBuf,
     manifest: PathBuf,
     lock: PathBuf,
     sbom: PathBuf,
@@ -448,10 +462,18 @@ impl Names {
         Self {
             image: file("img"),
             compressed: file("img.zst"),
+            bmap: file("img.bmap"),
+            imager: file("imager.json"),
             manifest: file("manifest.json"),
             lock: file("lock"),
             sbom: file("spdx.json"),
         }
+    }
+
+    /// The download's name without the directory.
+    fn download(&self) -> &str {
+        let name = self.compressed.file_name().and_then(|n| n.to_str());
+        name.unwrap_or_default()
     }
 
     fn outputs(self, board: &Board, identity: &Identity, compressed_size: u64) -> Outputs {
@@ -460,6 +482,8 @@ impl Names {
             version: identity.version.clone(),
             image: self.image,
             compressed: self.compressed,
+            bmap: self.bmap,
+            imager: self.imager,
             manifest: self.manifest,
             lock: self.lock,
             sbom: self.sbom,
@@ -527,6 +551,8 @@ impl Stamp {
         let files = [
             &outputs.image,
             &outputs.compressed,
+            &outputs.bmap,
+            &outputs.imager,
             &outputs.manifest,
             &outputs.lock,
             &outputs.sbom,

@@ -11,7 +11,7 @@ use slipway::progress::{self, Progress};
 use slipway::run::{self, Context};
 use slipway::seed::{self, SeedCommand};
 use slipway::source::{Source, cache_dir};
-use slipway::{Error, Kind, Result, build, firmware};
+use slipway::{Error, Kind, Result, build, firmware, flash};
 
 /// Builds bootable, immutable Kubernetes images, and runs them.
 #[derive(Parser)]
@@ -47,6 +47,8 @@ enum Command {
     Rm(run::RmArgs),
     /// Show a machine's serial console.
     Console(run::ConsoleArgs),
+    /// Write an image to a disk, read it back, and put a seed into it.
+    Flash(flash::FlashArgs),
     /// Run kubectl against a machine's cluster.
     Kubectl(run::KubectlArgs),
     /// Make, check and compare seeds: what makes a machine its owner's.
@@ -131,6 +133,10 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
         Command::Stop(args) => run::stop(&args, &context()?, progress),
         Command::Rm(args) => run::rm(&args, &context()?, progress),
         Command::Console(args) => run::console(&args, &context()?, progress),
+        Command::Flash(args) => {
+            progress.result(&flash::flash(&args, &images(), progress)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Kubectl(args) => {
             let source = Source::find(cli.source.as_deref())?;
             let tools = Toolchains::find(&source)?;

@@ -210,6 +210,7 @@ pub(super) fn check(name: &str, path: &Path, raw: Raw, errors: &mut Vec<String>)
             boot_size: image.boot_size?.0,
             slot_size: image.slot_size?.0,
             compression_level,
+            imager_devices: texts(image.imager_devices),
         },
         node: Node {
             modules: texts(node.modules),

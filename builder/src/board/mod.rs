@@ -211,6 +211,8 @@ pub struct Image {
     pub slot_size: u64,
     /// zstd level of the image for download.
     pub compression_level: i32,
+    /// By which tags Raspberry Pi Imager knows the machines that it runs on.
+    pub imager_devices: Vec<String>,
 }
 
 /// `[node]`

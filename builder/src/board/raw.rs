@@ -131,6 +131,7 @@ table! {
         boot_size: value Megabytes,
         slot_size: value Megabytes,
         compression_level: value Spanned<i32>,
+        imager_devices: list Word,
     }
 }
 

@@ -30,8 +30,9 @@
 //! | 17 | | | 95.9, 235 s | |
 //! | 19 | | | 91.8, 341 s | |
 //!
-//! Hence segments of 16 to 64 MiB: a decoder needs 64 MiB, and a small change costs the
-//! compression of two or three segments.
+//! Hence segments of 16 to 64 MiB: a small change costs the compression of two or three
+//! segments. A frame refers back no further than 32 MiB, so that a decoder needs no more,
+//! and `slipway flash` gets by with 64 MiB in all.
 
 mod cut;
 mod pool;
@@ -56,7 +57,11 @@ const SEEKABLE: u32 = 0x8F92_EAB1;
 
 /// Changes when the same segment and level shall give other bytes: old cache entries
 /// are then no longer found.
-const CACHE_VERSION: u32 = 1;
+const CACHE_VERSION: u32 = 2;
+
+/// Binary logarithm of how far back a frame refers at most: what a decoder holds in
+/// memory.
+const WINDOW_LOG: u32 = 25;
 
 /// What was compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,10 +241,10 @@ impl Job<'_> {
     }
 }
 
-/// Parameters that let a frame refer to all of its segment, however far back.
+/// Parameters that let a frame refer to as much of its segment as a decoder may hold.
 fn window(len: usize, level: i32) -> Vec<CParameter> {
     let log = len.max(1 << 10).next_power_of_two().trailing_zeros();
-    let mut parameters = vec![CParameter::WindowLog(log.clamp(10, 27))];
+    let mut parameters = vec![CParameter::WindowLog(log.clamp(10, WINDOW_LOG))];
     if level >= 9 && len > 8 << 20 {
         parameters.push(CParameter::EnableLongDistanceMatching(true));
     }

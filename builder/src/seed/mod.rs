@@ -1,10 +1,15 @@
-//! `slipway seed`: seeds made, checked and compared before a machine ever boots with one.
+//! `slipway seed`: seeds made, checked, compared and put where a machine finds them, before
+//! it ever boots with one.
 
 mod check;
 mod diff;
+pub mod embed;
+pub mod files;
+pub mod iso;
 mod load;
 mod new;
 mod schema;
+pub mod volume;
 
 use std::process::ExitCode;
 
@@ -12,6 +17,8 @@ use clap::Subcommand;
 
 use crate::error::Result;
 use crate::progress::Progress;
+
+pub use files::Files;
 
 /// What is done with seeds.
 #[derive(Subcommand)]
@@ -25,18 +32,25 @@ pub enum SeedCommand {
     /// Write the seeds of a new cluster's machines, with credentials that work from
     /// the first boot on.
     New(new::NewArgs),
+    /// Put a seed into an image's boot partition.
+    Embed(embed::EmbedArgs),
+    /// Make a CIDATA image of a seed, for a second disk or CD drive.
+    Iso(iso::IsoArgs),
 }
 
 /// Does it.
 ///
 /// # Errors
-/// [`Kind::Input`](crate::Kind::Input) for a seed that a node would refuse.
+/// [`Kind::Input`](crate::Kind::Input) for a seed that a node would refuse, and those of
+/// the command.
 pub fn run(command: &SeedCommand, progress: &Progress) -> Result<ExitCode> {
     match command {
         SeedCommand::Check(args) => check::check(args, progress)?,
         SeedCommand::Schema(args) => schema::print(args, progress)?,
         SeedCommand::Diff(args) => diff::diff(args, progress)?,
         SeedCommand::New(args) => new::new(args, progress)?,
+        SeedCommand::Embed(args) => progress.result(&embed::embed(args, progress)?),
+        SeedCommand::Iso(args) => progress.result(&iso::iso(args, progress)?),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,95 @@
+//! A seed as files in a directory: cloud-init's NoCloud.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use slipway_images::seed::PASSPHRASE_FILE;
+
+use super::load::load;
+use crate::error::{At as _, Error, Kind, Result, near_miss};
+use crate::progress::Progress;
+
+/// The file that a seed can't do without.
+pub const USER_DATA: &str = "user-data";
+
+/// Every file of a seed.
+pub const NAMES: [&str; 5] = [
+    "meta-data",
+    "network-config",
+    PASSPHRASE_FILE,
+    USER_DATA,
+    "vendor-data",
+];
+
+/// No seed is as large as this; something else was named.
+const MAX: u64 = 4 << 20;
+
+/// The files of a seed, checked as far as they can be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files(BTreeMap<&'static str, Vec<u8>>);
+
+impl Files {
+    /// Reads a directory. What is odd is warned of; what is no file of a seed is left out,
+    /// with a warning.
+    ///
+    /// # Errors
+    /// [`Kind::Input`] if there is no user-data, or it is wrong; [`Kind::Io`].
+    pub fn read(dir: &Path, progress: &Progress) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(dir).at("reading", dir)? {
+            let name = entry.at("reading", dir)?.file_name();
+            let name = name.to_string_lossy();
+            let path = dir.join(name.as_ref());
+            let Some(known) = NAMES.iter().find(|n| **n == name) else {
+                // A file of an editor's or a version control's is nobody's mistake.
+                if !name.starts_with('.') {
+                    progress.warn(&left_out(&path, &name));
+                }
+                continue;
+            };
+            let len = fs::metadata(&path).at("reading", &path)?.len();
+            if len > MAX {
+                return Err(Error::new(
+                    Kind::Input,
+                    format!(
+                        "{} has {} MiB: that is no part of a seed",
+                        path.display(),
+                        len >> 20
+                    ),
+                ));
+            }
+            files.insert(*known, fs::read(&path).at("reading", &path)?);
+        }
+        let loaded = load(dir)?;
+        // Before anything is written: what a node would refuse goes nowhere.
+        loaded.seed()?;
+        for found in loaded.check().1 {
+            progress.warn(&found.to_string());
+        }
+        Ok(Self(files))
+    }
+
+    /// The names that are there, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.0.keys().map(|n| (*n).to_owned()).collect()
+    }
+
+    /// The bytes of a file; `None` for one that the seed hasn't got.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.get(name).map(Vec::as_slice)
+    }
+
+    /// Name and bytes of each file, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(n, b)| (*n, b.as_slice()))
+    }
+}
+
+fn left_out(path: &Path, name: &str) -> String {
+    let text = format!("{} is no file of a seed and is left out", path.display());
+    match near_miss(name, NAMES) {
+        Some(near) => format!("{text}; did you mean {near}?"),
+        None => text,
+    }
+}
