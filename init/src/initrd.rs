@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use serde::{Deserialize, Serialize};
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
+use slipway_images::layout;
 use uuid::Uuid;
 
 use crate::ext4::{SUPERBLOCK_OFFSET, Superblock};
@@ -33,6 +34,8 @@ pub struct Boot {
     pub disk: PathBuf,
     /// The mounted root's partition.
     pub root: PathBuf,
+    /// The boot partition, whose files may hold a seed; none on a disk that was left alone.
+    pub boot: Option<PathBuf>,
     /// The data partition; none on a disk that was left alone.
     pub data: Option<PathBuf>,
     /// Whether its filesystem has still to be made.
@@ -311,7 +314,9 @@ fn partitions(context: &mut Initrd) -> Outcome {
     let result = bring_to_layout(&disk, &path);
     match result {
         Ok((grown, note)) => {
-            if let Some(number) = grown.table.number(slipway_images::layout::DATA) {
+            context.boot.boot = (grown.table.number(layout::ESP))
+                .and_then(|number| partition_device(&disk, number));
+            if let Some(number) = grown.table.number(layout::DATA) {
                 context.boot.data = partition_device(&disk, number);
                 if context.boot.data.is_none() {
                     let shown = files::names(&Path::new("/sys/class/block").join(&disk));

@@ -11,6 +11,7 @@ pub mod ext4;
 pub mod files;
 pub mod grow;
 pub mod initrd;
+pub mod instance;
 pub mod log;
 pub mod mailbox;
 pub mod modules;

@@ -45,20 +45,26 @@ pub fn default_hostname(machine_id: &str) -> String {
     format!("slipway-{}", machine_id.get(..6).unwrap_or("node"))
 }
 
-/// Sets the hostname, in the kernel, /etc/hostname and /etc/hosts.
+/// Sets the hostname, in the kernel, /etc/hostname and /etc/hosts, there with its domain if
+/// it has one.
 ///
 /// # Errors
 /// Those of sethostname(2) and of writing.
-pub fn set_hostname(name: &str) -> Result<(), Failure> {
+pub fn set_hostname(name: &str, fqdn: Option<&str>) -> Result<(), Failure> {
     nix::unistd::sethostname(name).context(format_args!("setting the hostname {name}"))?;
     fs::write("/etc/hostname", format!("{name}\n")).context("/etc/hostname")?;
-    fs::write("/etc/hosts", hosts(name)).context("/etc/hosts")
+    fs::write("/etc/hosts", hosts(name, fqdn)).context("/etc/hosts")
 }
 
-fn hosts(name: &str) -> String {
+fn hosts(name: &str, fqdn: Option<&str>) -> String {
+    // The first name of a line is the canonical one (hosts(5)).
+    let names = match fqdn {
+        Some(fqdn) if fqdn != name => format!("{fqdn} {name}"),
+        _ => name.to_owned(),
+    };
     format!(
         "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n\
-         ff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n127.0.1.1 {name}\n"
+         ff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n127.0.1.1 {names}\n"
     )
 }
 

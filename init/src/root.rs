@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
+use slipway_images::seed::Seed;
 
 use crate::initrd::{BOOT_FILE, Boot};
 use crate::mailbox::{Event, Mailbox};
 use crate::modules::{MODULES_D, Modules, preload_list};
 use crate::net::resolv::Resolv;
-use crate::net::{self, Network, News, Shared, TimeServers};
+use crate::net::{self, News, Shared, TimeServers};
 use crate::phase::{Context, Failure, Outcome, Phase};
 use crate::reaper::Reaper;
 use crate::uevent::{Plugged, UeventSocket, modaliases};
-use crate::{clock, data, mounts, node, say, seed, sntp, sys};
+use crate::{clock, data, instance, mounts, node, say, seed, sntp, sys};
 
 /// What the phases share.
 pub struct Root {
@@ -26,7 +27,8 @@ pub struct Root {
     pub reaper: Reaper,
     boot: Boot,
     modules: Option<Modules>,
-    hostname: Option<String>,
+    /// Defaults where there is none, or none that is good.
+    seed: Seed,
     data_mounted: bool,
     online: Arc<AtomicBool>,
     time_servers: TimeServers,
@@ -51,6 +53,7 @@ pub const PHASES: &[Phase<Root>] = &[
         .retry(2, Duration::from_secs(2))
         .deadline(Duration::from_secs(3600)),
     Phase::new("identity", identity),
+    Phase::new("instance", instance),
     Phase::new("entropy", entropy),
     Phase::new("clock", clock_and_sntp),
     Phase::new("services", services),
@@ -64,7 +67,7 @@ impl Root {
             reaper,
             boot: Boot::default(),
             modules: None,
-            hostname: None,
+            seed: Seed::default(),
             data_mounted: false,
             online: Arc::default(),
             time_servers: TimeServers::default(),
@@ -225,25 +228,29 @@ fn preload_all() -> Outcome {
 }
 
 fn find_seed(root: &mut Root) -> Outcome {
+    let boot = root.boot.boot.clone();
     let modules = root.modules()?;
-    let mut found = seed::from_fw_cfg(modules);
+    let mut found = seed::from_firmware(modules);
     if found == Ok(seed::Found::None) {
         // Perhaps a volume has it: then the disks' drivers are needed now.
         let aliases = modaliases(Path::new("/sys"));
         let storage = aliases.iter().map(String::as_str).filter(|a| is_storage(a));
         Plugged::default().load(modules, storage);
-        found = seed::from_volume(modules);
+        found = seed::from_volumes(modules, boot.as_deref());
     }
-    match found {
-        Ok(found) => {
+    let accepted = found.and_then(|found| match found {
+        seed::Found::None => Ok((None, "none, defaults".to_owned())),
+        seed::Found::Files(files, source) => Ok((
+            Some(seed::accept(&files, &source)?),
+            format!("from {source}"),
+        )),
+        seed::Found::Remote(source, by) => Err(Failure(format!("{by} {source:?}"))),
+    });
+    match accepted {
+        Ok((seed, note)) => {
+            root.seed = seed.unwrap_or_default();
             root.mailbox.send(Event::Condition("seed"));
-            match found {
-                seed::Found::None => Ok("none, defaults".into()),
-                seed::Found::Good(seed, source) => {
-                    root.hostname = seed.hostname;
-                    Ok(format!("from {source}"))
-                }
-            }
+            Ok(note)
         }
         Err(failure) => Err(Failure(format!(
             "{failure}. The node runs with defaults and without a cluster; correct the seed and reboot"
@@ -253,12 +260,13 @@ fn find_seed(root: &mut Root) -> Outcome {
 
 fn network(root: &mut Root) -> Outcome {
     let shared = Shared {
-        hostname: root.hostname.clone(),
+        hostname: root.seed.hostname.clone(),
         resolv: Resolv::new("/etc/resolv.conf".into()),
         time_servers: root.time_servers.clone(),
     };
     let (mailbox, online) = (root.mailbox.clone(), Arc::clone(&root.online));
-    net::start(Network::default(), shared, move |news| {
+    let network = root.seed.network.clone().unwrap_or_default();
+    net::start(network, shared, move |news| {
         if matches!(news, News::Address { .. }) {
             online.store(true, Ordering::Release);
         }
@@ -300,11 +308,21 @@ fn identity(root: &mut Root) -> Outcome {
     };
     fs::write("/etc/machine-id", format!("{id}\n")).context("/etc/machine-id")?;
     let name = root
+        .seed
         .hostname
         .clone()
         .unwrap_or_else(|| node::default_hostname(&id));
-    node::set_hostname(&name)?;
+    node::set_hostname(&name, root.seed.fqdn.as_deref())?;
     Ok(name)
+}
+
+/// Users, files, CAs and zone, as the seed says.
+fn instance(root: &mut Root) -> Outcome {
+    let data = match root.data_mounted {
+        true => instance::Data::There,
+        false => instance::Data::Missing,
+    };
+    instance::apply(Path::new("/"), &root.seed, data)
 }
 
 fn entropy(root: &mut Root) -> Outcome {
@@ -322,6 +340,14 @@ fn clock_and_sntp(root: &mut Root) -> Outcome {
         if !restored.is_empty() {
             note = restored;
         }
+    }
+    let ntp = root.seed.ntp.clone();
+    if !ntp.enabled {
+        return Ok("not set from the network".into());
+    }
+    let own: Vec<String> = ntp.servers.into_iter().chain(ntp.pools).collect();
+    if !own.is_empty() {
+        root.time_servers.choose(own);
     }
     let (servers, online) = (root.time_servers.clone(), Arc::clone(&root.online));
     let mailbox = root.mailbox.clone();

@@ -91,6 +91,31 @@ pub enum Kind {
     },
 }
 
+impl Interface {
+    /// One that is set up, without any address.
+    #[must_use]
+    pub fn new(id: &str, kind: Kind) -> Self {
+        Self {
+            id: id.to_owned(),
+            kind,
+            matching: None,
+            set_name: None,
+            macaddress: None,
+            dhcp4: false,
+            dhcp6: false,
+            dhcp4_overrides: Overrides::default(),
+            dhcp6_overrides: Overrides::default(),
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            nameservers: Vec::new(),
+            search: Vec::new(),
+            mtu: None,
+            accept_ra: None,
+            optional: false,
+        }
+    }
+}
+
 impl Kind {
     /// Ids of the interfaces that must be there first.
     #[must_use]

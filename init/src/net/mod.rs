@@ -1,5 +1,8 @@
 //! The network: links up, addresses by DHCPv4, router advertisements or the seed, names.
 //!
+//! Without a network-config every wired interface gets DHCP and router advertisements. With
+//! one, what it names is set up as it says, and the rest left alone.
+//!
 //! One thread follows the kernel's events; each interface with DHCP has a client in a
 //! thread of its own. The boot does not wait for any of them.
 
@@ -7,60 +10,62 @@ pub mod dhcp;
 pub mod netlink;
 pub mod resolv;
 pub mod rtnl;
+pub mod wishes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use slipway_images::seed::network::{Interface, Kind, Network, Route};
 
 use crate::phase::{Context, Failure, Outcome};
 use crate::{files, say};
-use dhcp::{Interface, Order};
+use dhcp::Order;
 use resolv::{Resolv, Source};
-use rtnl::{Event, Link, Monitor, Rtnl};
+use rtnl::{Event, Link, Made, Monitor, Rtnl};
 
-/// How the interfaces are to be configured. What is not named gets DHCP and router
-/// advertisements.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Network {
-    /// By name, such as `eth0`.
-    pub interfaces: BTreeMap<String, Static>,
-}
+/// How long the interfaces that the seed names may take to appear before those that are
+/// there get DHCP: a node with a typing error in its seed must stay reachable.
+const NAMED_WAIT: Duration = Duration::from_secs(30);
 
-/// One interface's configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Static {
-    /// Whether DHCPv4 is used, besides the addresses.
-    pub dhcp4: bool,
-    /// Addresses with the length of their network's prefix.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// Routes: destination, length of its prefix, gateway.
-    pub routes: Vec<(IpAddr, u8, IpAddr)>,
-    /// DNS servers.
-    pub nameservers: Vec<IpAddr>,
-    /// Domains to search.
-    pub search: Vec<String>,
-    /// MTU in bytes.
-    pub mtu: Option<u32>,
-}
-
-/// Servers of time that the network has named, by interface.
+/// Servers of time: those of the seed, else what the networks name, by interface.
 #[derive(Debug, Clone, Default)]
-pub struct TimeServers(Arc<Mutex<BTreeMap<String, Vec<String>>>>);
+pub struct TimeServers(Arc<Mutex<Named>>);
+
+#[derive(Debug, Default)]
+struct Named {
+    chosen: Vec<String>,
+    by_interface: BTreeMap<String, Vec<String>>,
+}
 
 impl TimeServers {
-    /// Says what an interface's network names.
-    pub fn set(&self, interface: &str, servers: Vec<String>) {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.insert(interface.to_owned(), servers);
+    fn lock(&self) -> MutexGuard<'_, Named> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All of them.
+    /// Takes these, whatever networks name.
+    pub fn choose(&self, servers: Vec<String>) {
+        self.lock().chosen = servers;
+    }
+
+    /// Says what an interface's network names.
+    pub fn set(&self, interface: &str, servers: Vec<String>) {
+        self.lock()
+            .by_interface
+            .insert(interface.to_owned(), servers);
+    }
+
+    /// All that are to be asked.
     pub fn all(&self) -> Vec<String> {
-        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.values().flatten().cloned().collect()
+        let named = self.lock();
+        match named.chosen.is_empty() {
+            false => named.chosen.clone(),
+            true => named.by_interface.values().flatten().cloned().collect(),
+        }
     }
 }
 
@@ -101,6 +106,10 @@ struct Manager<F> {
     shared: Shared,
     rtnl: Rtnl,
     links: HashMap<u32, Link>,
+    /// Indices of the links that are set up as an interface of the seed, by its id.
+    named: BTreeMap<String, Vec<u32>>,
+    /// When interfaces that the seed doesn't name are used after all.
+    fall_back: Option<Instant>,
     clients: HashMap<u32, Sender<Order>>,
     tell: F,
 }
@@ -123,16 +132,19 @@ pub fn start(network: Network, shared: Shared, tell: impl FnMut(News) + Send + '
         .map(|l| l.name.clone())
         .collect();
     let mut manager = Manager {
+        fall_back: (!network.interfaces.is_empty()).then(|| Instant::now() + NAMED_WAIT),
         network,
         shared,
         rtnl,
         links: HashMap::new(),
+        named: BTreeMap::new(),
         clients: HashMap::new(),
         tell,
     };
     for link in links {
         manager.link(link);
     }
+    manager.make_links();
     std::thread::Builder::new()
         .name("network".into())
         .stack_size(256 << 10)
@@ -162,14 +174,18 @@ impl<F: FnMut(News)> Manager<F> {
     fn run(&mut self, monitor: &Monitor) {
         loop {
             match monitor.next() {
-                Ok(events) => events.into_iter().for_each(|e| self.event(e)),
+                Ok(events) => {
+                    events.into_iter().for_each(|e| self.event(e));
+                    self.make_links();
+                    self.use_unnamed();
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // ENOBUFS: some were lost.
                 Err(_) => match self.rtnl.links() {
                     Ok(links) => links.into_iter().for_each(|l| self.link(l)),
                     Err(error) => {
                         say!("network: {error}");
-                        std::thread::sleep(std::time::Duration::from_secs(1));
+                        std::thread::sleep(Duration::from_secs(1));
                     }
                 },
             }
@@ -243,63 +259,243 @@ impl<F: FnMut(News)> Manager<F> {
         }
     }
 
+    /// Sets up a device that has just appeared.
     fn first_seen(&mut self, link: &Link) {
+        if self.network.interfaces.is_empty() {
+            self.set_up(link, &by_itself(&link.name));
+            return;
+        }
+        let found = wishes::find(&self.network, link, &wishes::driver(&link.name)).cloned();
+        match found {
+            Some(wish) => self.name(link, &wish),
+            None => say!("{}: not in network-config, left alone", link.name),
+        }
+    }
+
+    /// Sets up a link as an interface of the seed.
+    fn name(&mut self, link: &Link, wish: &Interface) {
+        let indices = self.named.entry(wish.id.clone()).or_default();
+        indices.push(link.index);
+        if let Kind::Wifi { .. } = wish.kind {
+            say!("{}: this image has no wireless networks", link.name);
+            return;
+        }
+        let mut link = link.clone();
+        if let Err(error) = self.prepare(&mut link, wish) {
+            say!("{}: {error}", link.name);
+        }
+        if let Some(master) = wishes::master_of(&self.network, &wish.id).cloned() {
+            self.join(&link, &master);
+        }
+        self.set_up(&link, wish);
+    }
+
+    /// Its name and hardware address, which want it down.
+    fn prepare(&mut self, link: &mut Link, wish: &Interface) -> Result<(), Failure> {
+        let mac = wish.macaddress.as_deref().and_then(wishes::mac_bytes);
+        let mac = mac.filter(|mac| link.mac != Some(*mac));
+        let name = wish.set_name.clone().filter(|name| *name != link.name);
+        if mac.is_none() && name.is_none() {
+            return Ok(());
+        }
+        if link.up {
+            self.rtnl.set_down(link.index).context("setting it down")?;
+        }
+        if let Some(mac) = mac {
+            let shown = wishes::mac_text(mac);
+            self.rtnl
+                .set_mac(link.index, mac)
+                .context(format_args!("address {shown}"))?;
+            link.mac = Some(mac);
+        }
+        if let Some(name) = name {
+            self.rtnl
+                .set_name(link.index, &name)
+                .context(format_args!("name {name}"))?;
+            say!("{} is {name} now", link.name);
+            link.name = name;
+        }
+        Ok(())
+    }
+
+    /// Makes a link part of its bond or bridge, if that is there already.
+    fn join(&mut self, link: &Link, master: &Interface) {
+        let Some(index) = self.named.get(&master.id).and_then(|all| all.first()) else {
+            return;
+        };
+        let joined = match (link.up, &master.kind) {
+            // A bond takes only what is down.
+            (true, Kind::Bond { .. }) => self.rtnl.set_down(link.index),
+            _ => Ok(()),
+        }
+        .and_then(|()| self.rtnl.set_master(link.index, *index))
+        .and_then(|()| self.rtnl.set_up(link.index));
+        if let Err(error) = joined {
+            say!("{}: joining {}: {error}", link.name, master.id);
+        }
+        if let Kind::Bond { parameters, .. } = &master.kind
+            && let Some(primary) = &parameters.primary
+            && self
+                .named
+                .get(primary)
+                .is_some_and(|all| all.contains(&link.index))
+        {
+            wishes::set_primary(&master.id, &link.name);
+        }
+    }
+
+    /// Makes the bonds, bridges and VLANs that can be made by now.
+    fn make_links(&mut self) {
+        for wish in self.network.interfaces.clone() {
+            if self.named.contains_key(&wish.id) {
+                continue;
+            }
+            let made = match &wish.kind {
+                Kind::Ethernet | Kind::Wifi { .. } => continue,
+                Kind::Bond { .. } => Made::Bond,
+                Kind::Bridge { .. } => Made::Bridge,
+                Kind::Vlan { tag, link } => {
+                    match self.named.get(link).and_then(|all| all.first()) {
+                        Some(parent) => Made::Vlan {
+                            parent: *parent,
+                            tag: *tag,
+                        },
+                        None => continue,
+                    }
+                }
+            };
+            if let Err(error) = self.make_link(&wish, made) {
+                say!("{}: {error}", wish.id);
+                // Not tried with each event that comes.
+                self.named.entry(wish.id).or_default();
+            }
+        }
+    }
+
+    fn make_link(&mut self, wish: &Interface, made: Made) -> Result<(), Failure> {
+        match self.rtnl.add_link(&wish.id, made) {
+            // From before this process started anew.
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+            other => other.context("making it")?,
+        }
+        let links = self.rtnl.links().context("listing the interfaces")?;
+        let link = (links.into_iter().find(|link| link.name == wish.id))
+            .ok_or_else(|| Failure("it was made and isn't there".into()))?;
+        match &wish.kind {
+            Kind::Bond { parameters, .. } => wishes::set_bond(&wish.id, parameters),
+            Kind::Bridge { parameters, .. } => wishes::set_bridge(&wish.id, parameters),
+            _ => {}
+        }
+        self.name(&link, wish);
+        for member in wish.kind.needs() {
+            for index in self.named.get(member).cloned().unwrap_or_default() {
+                if let (Some(link), false) = (
+                    self.links.get(&index).cloned(),
+                    matches!(wish.kind, Kind::Vlan { .. }),
+                ) {
+                    self.join(&link, wish);
+                }
+            }
+        }
+        // Its changes of state come as events, which find it known.
+        self.links.insert(link.index, Link { up: false, ..link });
+        Ok(())
+    }
+
+    /// DHCP for what is there, if nothing that the seed names has come.
+    fn use_unnamed(&mut self) {
+        if self.fall_back.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.fall_back = None;
+        let devices = |wish: &&Interface| wishes::is_device(wish);
+        let came = |wish: &Interface| self.named.contains_key(&wish.id);
+        if self.network.interfaces.iter().filter(devices).any(came) {
+            return;
+        }
+        for link in self.links.clone().into_values() {
+            say!(
+                "{}: no interface of network-config is there; DHCP is used",
+                link.name
+            );
+            self.set_up(&link, &by_itself(&link.name));
+        }
+    }
+
+    /// Addresses, routes, names, and the client for DHCP.
+    fn set_up(&mut self, link: &Link, wish: &Interface) {
         let name = &link.name;
         // 2: take router advertisements although the node forwards for its pods.
+        let value = if wish.accept_ra == Some(false) {
+            "0"
+        } else {
+            "2"
+        };
         let accept = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
         if Path::new(&accept).exists()
-            && let Err(error) = files::write_existing(&accept, "2")
+            && let Err(error) = files::write_existing(&accept, value)
         {
             say!("{name}: accept_ra: {error}");
         }
-        let wish = self
-            .network
-            .interfaces
-            .get(name)
-            .cloned()
-            .unwrap_or(Static {
-                dhcp4: true,
-                ..Static::default()
-            });
-        if let Err(error) = self.configure(link, &wish) {
+        if let Err(error) = self.configure(link, wish) {
             say!("{name}: {error}");
         }
+        if wish.dhcp6 {
+            say!("{name}: dhcp6: addresses come by router advertisements only");
+        }
         if let (true, Some(mac)) = (wish.dhcp4, link.mac) {
-            let interface = Interface {
+            let interface = dhcp::Interface {
                 index: link.index,
                 name: name.clone(),
                 mac,
             };
-            match dhcp::start(interface, self.shared.clone()) {
+            match dhcp::start(interface, self.shared.clone(), wish.dhcp4_overrides.clone()) {
                 Ok(client) => drop(self.clients.insert(link.index, client)),
                 Err(error) => say!("{name}: no DHCP: {error}"),
             }
         }
     }
 
-    fn configure(&mut self, link: &Link, wish: &Static) -> Result<(), Failure> {
+    fn configure(&mut self, link: &Link, wish: &Interface) -> Result<(), Failure> {
         if let Some(mtu) = wish.mtu {
             self.rtnl
                 .set_mtu(link.index, mtu)
                 .context(format_args!("MTU {mtu}"))?;
         }
         self.rtnl.set_up(link.index).context("setting it up")?;
-        for (address, prefix) in &wish.addresses {
+        for own in &wish.addresses {
             self.rtnl
-                .add_address(link.index, *address, *prefix, None)
-                .context(format_args!("address {address}/{prefix}"))?;
+                .add_address(link.index, own.address, own.prefix, None)
+                .context(format_args!("address {own}"))?;
         }
-        for (destination, prefix, gateway) in &wish.routes {
-            let metric = 100 + link.index;
-            self.rtnl
-                .add_route(link.index, (*destination, *prefix), Some(*gateway), metric)
-                .context(format_args!("route to {destination}/{prefix}"))?;
+        for route in &wish.routes {
+            self.add_route(link, route)
+                .context(format_args!("route to {}", route.to))?;
         }
         let source = Source::Static(link.name.clone());
         self.shared
             .resolv
             .set(source, wish.nameservers.clone(), wish.search.clone());
         Ok(())
+    }
+
+    fn add_route(&mut self, link: &Link, route: &Route) -> io::Result<()> {
+        let metric = route.metric.unwrap_or(100 + link.index);
+        if let (true, Some(via)) = (route.on_link, route.via) {
+            let width = if via.is_ipv4() { 32 } else { 128 };
+            self.rtnl
+                .add_route(link.index, (via, width), None, metric)?;
+        }
+        let to = (route.to.address(), route.to.prefix());
+        self.rtnl.add_route(link.index, to, route.via, metric)
+    }
+}
+
+/// What an interface gets without a network-config.
+fn by_itself(name: &str) -> Interface {
+    Interface {
+        dhcp4: true,
+        ..Interface::new(name, Kind::Ethernet)
     }
 }
 

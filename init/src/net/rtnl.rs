@@ -33,12 +33,19 @@ const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const REPLACE: u16 = 0x100;
 const DUMP: u16 = 0x300;
+const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
 
 // Attributes (linux/if_link.h, linux/if_addr.h, linux/rtnetlink.h).
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VLAN_ID: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -73,6 +80,22 @@ pub struct Link {
     pub up: bool,
     /// A cable is plugged in and the other side there.
     pub carrier: bool,
+}
+
+/// Links that are made, not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// Several links as one.
+    Bond,
+    /// A switch.
+    Bridge,
+    /// A VLAN.
+    Vlan {
+        /// Index of the link it is on.
+        parent: u32,
+        /// Its number.
+        tag: u16,
+    },
 }
 
 /// What the kernel says.
@@ -158,10 +181,27 @@ impl Rtnl {
     /// # Errors
     /// Those of the kernel.
     pub fn set_up(&mut self, index: u32) -> io::Result<()> {
-        let up = (libc::IFF_UP as u32).to_ne_bytes();
-        let fixed = [[0; 4], index.to_ne_bytes(), up, up];
+        self.set_flags(index, libc::IFF_UP as u32)
+    }
+
+    /// Sets a link down: its name, address and master can't be changed otherwise.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn set_down(&mut self, index: u32) -> io::Result<()> {
+        self.set_flags(index, 0)
+    }
+
+    fn set_flags(&mut self, index: u32, up: u32) -> io::Result<()> {
+        let mask = (libc::IFF_UP as u32).to_ne_bytes();
+        let fixed = [[0; 4], index.to_ne_bytes(), up.to_ne_bytes(), mask];
         let message = self.begin(RTM_SETLINK, ACK, fixed.as_flattened());
         self.change(message)
+    }
+
+    fn set_link(&mut self, index: u32) -> Builder {
+        let fixed = [&[0; 4], index.to_ne_bytes().as_slice(), &[0; 8]].concat();
+        self.begin(RTM_SETLINK, ACK, &fixed)
     }
 
     /// Sets a link's MTU in bytes.
@@ -169,8 +209,57 @@ impl Rtnl {
     /// # Errors
     /// EINVAL for what the device cannot do.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> io::Result<()> {
-        let fixed = [&[0; 4], index.to_ne_bytes().as_slice(), &[0; 8]].concat();
-        let message = self.begin(RTM_SETLINK, ACK, &fixed).number(IFLA_MTU, mtu);
+        let message = self.set_link(index).number(IFLA_MTU, mtu);
+        self.change(message)
+    }
+
+    /// Gives a link that is down another name.
+    ///
+    /// # Errors
+    /// EEXIST if another link has it, EBUSY if the link is up.
+    pub fn set_name(&mut self, index: u32, name: &str) -> io::Result<()> {
+        let message = self.set_link(index).attribute(IFLA_IFNAME, &text(name));
+        self.change(message)
+    }
+
+    /// Gives a link another hardware address.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP and EBUSY for what the device can't do, or not while it is up.
+    pub fn set_mac(&mut self, index: u32, mac: [u8; 6]) -> io::Result<()> {
+        let message = self.set_link(index).attribute(IFLA_ADDRESS, &mac);
+        self.change(message)
+    }
+
+    /// Makes a link part of a bond or bridge.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn set_master(&mut self, index: u32, master: u32) -> io::Result<()> {
+        let message = self.set_link(index).number(IFLA_MASTER, master);
+        self.change(message)
+    }
+
+    /// Makes a link that is no device.
+    ///
+    /// # Errors
+    /// EEXIST if there is one of this name, EOPNOTSUPP if the kernel lacks the kind.
+    pub fn add_link(&mut self, name: &str, made: Made) -> io::Result<()> {
+        let kind = |kind: &str| nested(&[(IFLA_INFO_KIND, kind.as_bytes())]);
+        let message = self
+            .begin(RTM_NEWLINK, ACK | CREATE | EXCLUSIVE, &[0; IFINFO])
+            .attribute(IFLA_IFNAME, &text(name));
+        let message = match made {
+            Made::Bond => message.attribute(IFLA_LINKINFO, &kind("bond")),
+            Made::Bridge => message.attribute(IFLA_LINKINFO, &kind("bridge")),
+            Made::Vlan { parent, tag } => {
+                let data = nested(&[(IFLA_VLAN_ID, &tag.to_ne_bytes())]);
+                let info = nested(&[(IFLA_INFO_KIND, b"vlan"), (IFLA_INFO_DATA, &data)]);
+                message
+                    .number(IFLA_LINK, parent)
+                    .attribute(IFLA_LINKINFO, &info)
+            }
+        };
         self.change(message)
     }
 
@@ -256,6 +345,20 @@ impl Rtnl {
     }
 }
 
+/// A text as the kernel wants it: with NUL.
+fn text(text: &str) -> Vec<u8> {
+    [text.as_bytes(), &[0]].concat()
+}
+
+/// Attributes inside of an attribute.
+fn nested(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    let empty = Builder::new(0, 0, 0, &[]);
+    let all = attributes
+        .iter()
+        .fold(empty, |all, (kind, value)| all.attribute(*kind, value));
+    all.finish().split_off(netlink::HEADER)
+}
+
 /// What NLMSG_ERROR says: 0 for done, or a negative errno.
 fn verdict(body: &[u8]) -> io::Result<()> {
     match u32_at(body, 0).map(u32::cast_signed) {
@@ -310,15 +413,20 @@ impl Monitor {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
+        let fd = crate::sys::borrow(socket.as_raw_fd());
+        setsockopt(&fd, ReceiveTimeout, &TimeVal::seconds(5))?;
         Ok(Self(socket))
     }
 
-    /// Waits for the next changes.
+    /// Waits some seconds for the next changes; there may be none.
     ///
     /// # Errors
     /// ENOBUFS: changes were lost, list everything again.
     pub fn next(&self) -> io::Result<Vec<Event>> {
-        let (bytes, from) = self.0.recv_from_full()?;
+        let (bytes, from) = match self.0.recv_from_full() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Vec::new()),
+            other => other?,
+        };
         if from.port_number() != 0 {
             return Ok(Vec::new());
         }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt::BindToDevice};
 
+use slipway_images::seed::network::Overrides;
+
 use super::Shared;
 use super::resolv::Source;
 use super::rtnl::Rtnl;
@@ -48,29 +50,34 @@ struct Client {
     interface: Interface,
     machine: Machine,
     shared: Shared,
+    overrides: Overrides,
     packets: Option<OwnedFd>,
     unicast: Option<UdpSocket>,
     rtnl: Rtnl,
 }
 
-/// Starts a client in a thread of its own and gives the way to tell it things.
+/// Starts a client in a thread of its own and gives the way to tell it things. `overrides`
+/// says what of the server's answer is used.
 ///
 /// # Errors
 /// When there can be no thread or socket.
-pub fn start(interface: Interface, shared: Shared) -> io::Result<Sender<Order>> {
+pub fn start(
+    interface: Interface,
+    shared: Shared,
+    overrides: Overrides,
+) -> io::Result<Sender<Order>> {
     let (sender, receiver) = channel();
     let mut random = [0; 8];
     sys::random_early(&mut random)?;
     let random = u64::from_ne_bytes(random);
-    let machine = Machine::new(
-        interface.mac,
-        shared.hostname.clone(),
-        random,
-        Instant::now(),
-    );
+    let hostname = (overrides.hostname.clone())
+        .or_else(|| shared.hostname.clone())
+        .filter(|_| overrides.send_hostname);
+    let machine = Machine::new(interface.mac, hostname, random, Instant::now());
     let mut client = Client {
         machine,
         shared,
+        overrides,
         packets: None,
         unicast: None,
         rtnl: Rtnl::open()?,
@@ -216,8 +223,8 @@ impl Client {
 
     fn configure(&mut self, lease: &Lease) -> io::Result<()> {
         let index = self.interface.index;
-        let reply = &lease.reply;
-        if let Some(mtu) = reply.mtu.filter(|m| *m >= 576)
+        let (reply, take) = (&lease.reply, &self.overrides);
+        if let Some(mtu) = reply.mtu.filter(|m| *m >= 576 && take.use_mtu)
             && let Err(error) = self.rtnl.set_mtu(index, u32::from(mtu))
         {
             say!("dhcp {}: MTU {mtu}: {error}", self.interface.name);
@@ -228,7 +235,7 @@ impl Client {
         self.rtnl
             .add_address(index, lease.address.into(), lease.prefix, lifetime)?;
         // Interfaces in their order: the first wins.
-        let metric = 1000 + index;
+        let metric = take.route_metric.unwrap_or(1000 + index);
         let default = || {
             let gateways = reply.routers.first();
             gateways
@@ -238,7 +245,7 @@ impl Client {
         };
         // With classless routes the routers are ignored (RFC 3442).
         let routes: Vec<_> = reply.routes.clone().unwrap_or_else(default);
-        for (destination, prefix, gateway) in routes {
+        for (destination, prefix, gateway) in routes.into_iter().filter(|_| take.use_routes) {
             let to = (IpAddr::V4(destination), prefix);
             let via = (!gateway.is_unspecified()).then_some(IpAddr::V4(gateway));
             let mut added = self.rtnl.add_route(index, to, via, metric);
@@ -256,11 +263,14 @@ impl Client {
                 );
             }
         }
-        let dns = reply.dns.iter().map(|a| IpAddr::V4(*a)).collect();
-        let search = reply.domain.clone().into_iter().collect();
+        let dns = reply.dns.iter().filter(|_| take.use_dns);
+        let dns = dns.map(|a| IpAddr::V4(*a)).collect();
+        let search = reply.domain.clone().filter(|_| take.use_domains);
+        let search = search.into_iter().collect();
         let source = Source::Dhcp(self.interface.name.clone());
         self.shared.resolv.set(source, dns, search);
-        let servers = reply.ntp.iter().map(ToString::to_string).collect();
+        let servers = reply.ntp.iter().filter(|_| take.use_ntp);
+        let servers = servers.map(ToString::to_string).collect();
         self.shared.time_servers.set(&self.interface.name, servers);
         Ok(())
     }

@@ -1,0 +1,299 @@
+//! What the seed makes of the machine besides its name and network: users, files, CAs, zone.
+//!
+//! `/etc` is memory and made at each boot. What lands on the data partition is written once
+//! for each instance, whose id is kept beside it, last: a cut before that does it all again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink,
+};
+use std::path::{Path, PathBuf};
+
+use slipway_images::seed::{CaCerts, Seed, Shell, User, When, WriteFile};
+
+use crate::phase::{Context, Failure};
+use crate::{files, say};
+
+/// Holds the id of the instance whose first boot is done.
+const INSTANCE_FILE: &str = "var/lib/slipway/instance-id";
+/// The id of a seed that gives none, as cloud-init has it for this kind of source.
+const NO_ID: &str = "nocloud";
+/// Homes outlive an update, so they are on the data partition.
+const HOMES: &str = "var/home";
+const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
+/// Numbers of users who log in (login.defs(5), UID_MIN).
+const FIRST_UID: u32 = 1000;
+
+/// Whether the data partition is there to keep what is written once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Data {
+    /// Mounted on /var.
+    There,
+    /// What would be written once is left out.
+    Missing,
+}
+
+/// Does all of it below `root`. One part's failure doesn't keep the others from being done.
+///
+/// # Errors
+/// All parts that failed, in one line.
+pub fn apply(root: &Path, seed: &Seed, data: Data) -> Result<String, Failure> {
+    let id = seed.instance_id.as_deref().unwrap_or(NO_ID);
+    let done = files::read_trimmed(root.join(INSTANCE_FILE)).unwrap_or_default();
+    let first = data == Data::There && done != id;
+    let mut failures = Vec::new();
+    let mut check = |result: Result<(), Failure>| failures.extend(result.err());
+    check(zone(root, seed.timezone.as_deref()));
+    check(authorities(root, &seed.ca_certs));
+    for user in &seed.users {
+        check(add_user(root, user, data).context(format_args!("user {}", user.name)));
+    }
+    for file in &seed.write_files {
+        if file.when == When::EachBoot || first {
+            check(write(root, file).context(&file.path));
+        }
+    }
+    if first && failures.is_empty() {
+        failures.extend(finish(root, id).err());
+    }
+    if !failures.is_empty() {
+        let all: Vec<String> = failures.into_iter().map(|failure| failure.0).collect();
+        return Err(Failure(all.join("; ")));
+    }
+    Ok(if first {
+        format!("first boot of {id}")
+    } else {
+        String::new()
+    })
+}
+
+/// Everything written before is on the disk when the id is.
+fn finish(root: &Path, id: &str) -> Result<(), Failure> {
+    let var = File::open(root.join("var")).context("/var")?;
+    nix::unistd::syncfs(&var).context("syncing /var")?;
+    files::write_atomically(
+        &root.join(INSTANCE_FILE),
+        format!("{id}\n").as_bytes(),
+        0o644,
+    )
+    .context(INSTANCE_FILE)
+}
+
+fn zone(root: &Path, zone: Option<&str>) -> Result<(), Failure> {
+    let Some(zone) = zone else { return Ok(()) };
+    let data = Path::new("usr/share/zoneinfo").join(zone);
+    if !root.join(&data).is_file() {
+        say!("time zone {zone}: the image has no data of it, UTC is used");
+        return Ok(());
+    }
+    let link = root.join("etc/localtime");
+    remove(&link)?;
+    symlink(Path::new("/").join(data), link).context("/etc/localtime")
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(path.display()),
+        _ => Ok(()),
+    }
+}
+
+fn authorities(root: &Path, certificates: &CaCerts) -> Result<(), Failure> {
+    if *certificates == CaCerts::default() {
+        return Ok(());
+    }
+    let path = root.join(BUNDLE);
+    let mut text = match certificates.remove_defaults {
+        true => String::new(),
+        false => fs::read_to_string(&path).context(BUNDLE)?,
+    };
+    for certificate in &certificates.trusted {
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(certificate);
+    }
+    text.push('\n');
+    // The image's may be a link to its read-only part.
+    remove(&path)?;
+    fs::write(&path, text).context(BUNDLE)
+}
+
+/// Adds lines to passwd, shadow and group, and makes the home.
+fn add_user(root: &Path, user: &User, data: Data) -> Result<(), Failure> {
+    let (passwd, group) = (read(root, "etc/passwd")?, read(root, "etc/group")?);
+    if id_of(&passwd, &user.name).is_some() {
+        return Err(Failure(
+            "the image has a user of this name; choose another".into(),
+        ));
+    }
+    let home = PathBuf::from(HOMES).join(&user.name);
+    let taken = |number: u32| holds(&passwd, number) || holds(&group, number);
+    // A home from an earlier boot says whose it is, however the seed's order has changed.
+    let kept = fs::metadata(root.join(&home)).ok().map(|m| m.uid());
+    let uid = match user.uid.or(kept.filter(|uid| !taken(*uid))) {
+        Some(uid) if taken(uid) => return Err(Failure(format!("number {uid} is taken"))),
+        Some(uid) => uid,
+        None => (FIRST_UID..65_000)
+            .find(|uid| !taken(*uid))
+            .ok_or_else(|| Failure("no number is left".into()))?,
+    };
+    let shell = match user.shell {
+        Shell::Sh => "/bin/sh",
+        Shell::Nologin => "/usr/sbin/nologin",
+    };
+    let (name, gecos) = (&user.name, user.gecos.as_deref().unwrap_or_default());
+    append(
+        root,
+        "etc/passwd",
+        &format!("{name}:x:{uid}:{uid}:{gecos}:/{}:{shell}\n", home.display()),
+    )?;
+    append(root, "etc/shadow", &format!("{name}:*:::::::\n"))?;
+    add_to_groups(root, user, uid)?;
+    if data == Data::There {
+        make_home(&root.join(home), uid)?;
+    }
+    Ok(())
+}
+
+fn add_to_groups(root: &Path, user: &User, uid: u32) -> Result<(), Failure> {
+    let mut text = read(root, "etc/group")?;
+    text.push_str(&format!("{}:x:{uid}:\n", user.name));
+    for wanted in &user.groups {
+        if id_of(&text, wanted).is_none() {
+            let gid = (100..FIRST_UID)
+                .find(|gid| !holds(&text, *gid))
+                .ok_or_else(|| Failure(format!("group {wanted}: no number is left")))?;
+            text.push_str(&format!("{wanted}:x:{gid}:\n"));
+        }
+        text = text
+            .lines()
+            .map(|line| match line.split(':').next() == Some(wanted) {
+                true if line.ends_with(':') => format!("{line}{}\n", user.name),
+                true => format!("{line},{}\n", user.name),
+                false => format!("{line}\n"),
+            })
+            .collect();
+    }
+    fs::write(root.join("etc/group"), text).context("/etc/group")
+}
+
+fn make_home(home: &Path, uid: u32) -> Result<(), Failure> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o755);
+    builder
+        .create(home.parent().unwrap_or(home))
+        .context("the homes' directory")?;
+    match fs::DirBuilder::new().mode(0o700).create(home) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).context("the home"),
+        _ => {}
+    }
+    chown(home, Some(uid), Some(uid)).context("the home's owner")
+}
+
+fn read(root: &Path, path: &str) -> Result<String, Failure> {
+    fs::read_to_string(root.join(path)).context(path)
+}
+
+fn append(root: &Path, path: &str, line: &str) -> Result<(), Failure> {
+    let file = OpenOptions::new().append(true).open(root.join(path));
+    file.and_then(|mut file| file.write_all(line.as_bytes()))
+        .context(path)
+}
+
+/// The number of a name in passwd(5) or group(5), where both have it third.
+fn id_of(table: &str, name: &str) -> Option<u32> {
+    table.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+fn holds(table: &str, number: u32) -> bool {
+    let number = number.to_string();
+    table
+        .lines()
+        .any(|line| line.split(':').nth(2) == Some(number.as_str()))
+}
+
+/// Writes one file with its owner and mode before it has its name, so that nothing secret is
+/// readable for a moment.
+fn write(root: &Path, file: &WriteFile) -> Result<(), Failure> {
+    let relative = file.path.trim_start_matches('/');
+    let path = root.join(relative);
+    let directory = path.parent().unwrap_or(root);
+    make_directories(root, Path::new(relative).parent().unwrap_or(Path::new("")))?;
+    let uid = number_of(root, "etc/passwd", &file.owner)?;
+    let gid = number_of(root, "etc/group", &file.group)?;
+    let mut content = Vec::new();
+    if file.append {
+        match fs::read(&path) {
+            Ok(bytes) => content = bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).context("reading what is there"),
+        }
+    }
+    content.extend_from_slice(&file.content.0);
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".slipway-new");
+    let temporary = path.with_file_name(name);
+    remove(&temporary)?;
+    let mut new = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&temporary)
+        .context("writing")?;
+    new.write_all(&content).context("writing")?;
+    std::os::unix::fs::fchown(&new, Some(uid), Some(gid)).context("its owner")?;
+    new.set_permissions(fs::Permissions::from_mode(file.permissions))
+        .context("its permissions")?;
+    new.sync_all().context("writing")?;
+    fs::rename(&temporary, &path).context("writing")?;
+    File::open(directory)
+        .and_then(|d| d.sync_all())
+        .context("its directory")
+}
+
+/// Makes the directories down to `relative`. A link on the way is refused: what is below /var
+/// could lead anywhere.
+fn make_directories(root: &Path, relative: &Path) -> Result<(), Failure> {
+    let mut path = root.to_owned();
+    for part in relative.components() {
+        path.push(part);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => {}
+            // /var/run and its like are the image's own.
+            Ok(found) if found.is_symlink() => {
+                return Err(Failure(format!(
+                    "{} is a link; name the place it leads to",
+                    path.display()
+                )));
+            }
+            Ok(_) => return Err(Failure(format!("{} is no directory", path.display()))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs::DirBuilder::new()
+                    .mode(0o755)
+                    .create(&path)
+                    .context(path.display())?;
+            }
+            Err(e) => return Err(e).context(path.display()),
+        }
+    }
+    Ok(())
+}
+
+/// The number of a user or group that is given by name or number.
+fn number_of(root: &Path, table: &str, name: &str) -> Result<u32, Failure> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    id_of(&read(root, table)?, name)
+        .ok_or_else(|| Failure(format!("there is no `{name}` in /{table}")))
+}
+
+#[cfg(test)]
+#[path = "instance_tests.rs"]
+mod tests;
