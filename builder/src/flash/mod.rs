@@ -161,6 +161,7 @@ fn onto(
     device.extend(summary.len)?;
     verify::verify(device, &summary.written, progress)?;
     if let Some(files) = seed {
+        device.restrict()?;
         volume::embed(device.place(), files)?;
         volume::compare(device.place(), files)?;
     }

@@ -369,6 +369,21 @@ impl Device {
         Ok(())
     }
 
+    /// Keeps others from reading a file, before secrets come into it.
+    ///
+    /// # Errors
+    /// [`Kind::Io`].
+    pub fn restrict(&self) -> Result<()> {
+        if self.disk {
+            return Ok(());
+        }
+        let file = self.direct.file();
+        let mode = file.metadata().at("looking at", &self.path)?.permissions();
+        let mode = fs::Permissions::from_mode(mode.mode() & 0o600);
+        file.set_permissions(mode)
+            .at("setting the mode of", &self.path)
+    }
+
     /// Makes everything durable and empties the cache of it.
     ///
     /// # Errors
@@ -378,7 +393,7 @@ impl Device {
     }
 
     /// Ends the work: a new file appears, and of a disk the kernel reads the new
-    /// table. `secret` is whether others must not read the file.
+    /// table. `secret` is whether others must not read a new file.
     ///
     /// # Errors
     /// [`Kind::Io`].
@@ -393,17 +408,10 @@ impl Device {
             }
             return Ok(());
         }
-        if let Some(pending) = self.pending {
-            return pending.commit(if secret { 0o600 } else { 0o644 });
+        match self.pending {
+            Some(pending) => pending.commit(if secret { 0o600 } else { 0o644 }),
+            None => Ok(()),
         }
-        if secret {
-            let file = self.direct.file();
-            let mode = file.metadata().at("looking at", &self.path)?.permissions();
-            let mode = fs::Permissions::from_mode(mode.mode() & 0o600);
-            file.set_permissions(mode)
-                .at("setting the mode of", &self.path)?;
-        }
-        Ok(())
     }
 
     /// What a failure left behind, said with it.

@@ -127,7 +127,7 @@ fn mapped(file: &File, len: u64, table: &Table) -> io::Result<Vec<Range<u64>>> {
         let ranges = match fat(&volume)?.or(ext4(&volume)?) {
             Some(ranges) if ranges.iter().all(|r| r.end <= size) => ranges,
             // Another filesystem, or one that isn't what it says.
-            _ => vec![0..size],
+            _ => std::iter::once(0..size).collect(),
         };
         used.extend(ranges.iter().map(|r| r.start + start..r.end + start));
     }
@@ -182,7 +182,8 @@ fn fat(volume: &Volume<'_>) -> io::Result<Option<Vec<Range<u64>>>> {
         return Ok(None);
     };
     let entries = volume.read(tables, size)?;
-    let mut ranges = vec![0..data];
+    let mut ranges = Vec::new();
+    push(&mut ranges, 0, data);
     // The first two entries aren't clusters; bits 28 to 31 belong to nobody.
     for (n, entry) in (0..).zip(entries.as_chunks::<4>().0.iter().skip(2)) {
         if u32::from_le_bytes(*entry) << 4 != 0 {
@@ -201,7 +202,7 @@ fn ext4(volume: &Volume<'_>) -> io::Result<Option<Vec<Range<u64>>>> {
     }
     let (blocks, first) = (number(&sb, 4, 4), number(&sb, 20, 4));
     let (log, per_group) = (number(&sb, 24, 4), number(&sb, 32, 4));
-    if log > 6 || per_group == 0 || per_group > 8 * 1024 << log || blocks <= first {
+    if log > 6 || per_group == 0 || per_group > (8 * 1024) << log || blocks <= first {
         return Ok(None);
     }
     let size = 1024 << log;
@@ -211,7 +212,8 @@ fn ext4(volume: &Volume<'_>) -> io::Result<Option<Vec<Range<u64>>>> {
     };
     let descriptors = volume.read((first + 1) * size, table)?;
     // Whatever is before the first block: boot code.
-    let mut ranges = vec![0..first * size];
+    let mut ranges = Vec::new();
+    push(&mut ranges, 0, first * size);
     for (group, descriptor) in (0..groups).zip(descriptors.chunks_exact(32)) {
         let start = first + group * per_group;
         let count = per_group.min(blocks - start);
