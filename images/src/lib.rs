@@ -2,5 +2,6 @@
 
 pub mod info;
 pub mod layout;
+pub mod node;
 pub mod seed;
 pub mod service;

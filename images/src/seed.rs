@@ -15,20 +15,25 @@
 //! | `slipway.cluster.pod-cidr` | `10.42.0.0/16` | addresses of pods |
 //! | `slipway.cluster.service-cidr` | `10.43.0.0/16` | addresses of services |
 //! | `slipway.cluster.cluster-domain` | `cluster.local` | DNS domain of services |
+//! | `slipway.node-api.{ca,certificate,key}` | made by the node | whom the node API trusts and who it is, PEM; all three or none |
 //! | `slipway.cluster.ca.{cluster,etcd,front-proxy}` | made by the node | `{certificate, key}`, PEM; all three or none |
 //!
 //! An unknown key is a warning with its line, so that a seed for cloud-init or
 //! for a newer image still boots; a wrong type or value is an error with its line.
 
+mod applied;
 mod cidr;
 mod parse;
+mod secret;
 
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use applied::{APPLIED_FILE, Applied, Change, OUTSIDE_FILE, SeedFiles, changes, digest};
 pub use cidr::{Cidr, CidrError};
+pub use secret::Secret;
 
 /// A checked seed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +45,19 @@ pub struct Seed {
     pub ssh_authorized_keys: Vec<String>,
     /// The cluster this machine makes or joins.
     pub cluster: Cluster,
+    /// The node API's identity; without one the node makes its own, which nobody can use.
+    pub node_api: Option<NodeApi>,
+}
+
+/// Who the node's API is, and whom it lets in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeApi {
+    /// PEM of the CA that signs the certificates of clients and of nodes' APIs.
+    pub ca: String,
+    /// PEM of this node's serving certificate.
+    pub certificate: String,
+    /// PEM of its private key.
+    pub key: Secret,
 }
 
 /// What the machine's cluster is like.
@@ -121,31 +139,6 @@ pub struct CaPair {
     pub key: Secret,
 }
 
-/// A text that never shows in debug output.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
 /// A seed and what was odd about its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {
@@ -201,6 +194,22 @@ impl Seed {
     /// [`SeedError::Json`]; not for any value of this type.
     pub fn to_json(&self) -> Result<String, SeedError> {
         serde_json::to_string_pretty(self).map_err(|error| SeedError::Json(error.to_string()))
+    }
+
+    /// As [`to_json`](Self::to_json), with every [`Secret`] replaced: for people's eyes.
+    ///
+    /// # Errors
+    /// [`SeedError::Json`]; not for any value of this type.
+    pub fn to_redacted_json(&self) -> Result<serde_json::Value, SeedError> {
+        secret::redacted(self).map_err(|error| SeedError::Json(error.to_string()))
+    }
+
+    /// Every secret text in it, to be kept out of what leaves the node.
+    ///
+    /// # Errors
+    /// [`SeedError::Json`]; not for any value of this type.
+    pub fn secrets(&self) -> Result<Vec<String>, SeedError> {
+        secret::collect(self).map_err(|error| SeedError::Json(error.to_string()))
     }
 
     /// Reads what [`Seed::to_json`] wrote.

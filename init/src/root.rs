@@ -50,6 +50,7 @@ pub const PHASES: &[Phase<Root>] = &[
     Phase::new("data", data_partition)
         .retry(2, Duration::from_secs(2))
         .deadline(Duration::from_secs(3600)),
+    Phase::new("applied seed", applied_seed),
     Phase::new("identity", identity),
     Phase::new("entropy", entropy),
     Phase::new("clock", clock_and_sntp),
@@ -291,6 +292,21 @@ fn data_partition(root: &mut Root) -> Outcome {
     Ok(note)
 }
 
+/// A seed that was applied through the node API takes the place of the one from outside.
+fn applied_seed(root: &mut Root) -> Outcome {
+    if !root.data_mounted {
+        return Ok("no data partition".into());
+    }
+    match seed::applied(Path::new("/"))? {
+        Some(seed) => {
+            root.hostname.clone_from(&seed.hostname);
+            root.mailbox.send(Event::Condition("seed"));
+            Ok("in place of the one from outside".into())
+        }
+        None => Ok("none".into()),
+    }
+}
+
 fn identity(root: &mut Root) -> Outcome {
     let id = if root.data_mounted {
         node::machine_id(Path::new(node::MACHINE_ID_FILE))?
@@ -337,9 +353,13 @@ fn clock_and_sntp(root: &mut Root) -> Outcome {
 }
 
 fn services(root: &mut Root) -> Outcome {
-    if !root.data_mounted {
-        return Err(Failure("not started without the data partition".into()));
+    let data = root.data_mounted;
+    root.mailbox.send(Event::StartServices { data });
+    if data {
+        Ok(String::new())
+    } else {
+        Err(Failure(
+            "without the data partition only those that need none of it".into(),
+        ))
     }
-    root.mailbox.send(Event::StartServices);
-    Ok(String::new())
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount, umount};
-use slipway_images::seed::Seed;
+use slipway_images::seed::{Applied, OUTSIDE_FILE, Seed, digest};
 
 use crate::modules::Modules;
 use crate::phase::{Context, Failure};
@@ -55,6 +55,9 @@ pub fn from_volume(modules: &mut Modules) -> Result<Found, Failure> {
 }
 
 fn accept(text: &str, source: String) -> Result<Found, Failure> {
+    // Also of one that is broken: a seed can be applied over it.
+    let outside = Path::new("/").join(OUTSIDE_FILE);
+    write_private(&outside, digest(text).as_bytes()).context(outside.display())?;
     let parsed = Seed::parse(text).context(format_args!("from {source}"))?;
     for warning in &parsed.warnings {
         say!("{warning}");
@@ -62,6 +65,27 @@ fn accept(text: &str, source: String) -> Result<Found, Failure> {
     let json = parsed.seed.to_json()?;
     write_private(Path::new(SEED_FILE), json.as_bytes()).context(SEED_FILE)?;
     Ok(Found::Good(Box::new(parsed.seed), source))
+}
+
+/// The seed that was applied over the one found outside, checked again and written in its
+/// place below `root`; `None` if there is none that counts.
+///
+/// # Errors
+/// It is damaged, or this image refuses it; the seed from outside stays in force.
+pub fn applied(root: &Path) -> Result<Option<Seed>, Failure> {
+    let outside = match fs::read_to_string(root.join(OUTSIDE_FILE)) {
+        Ok(digest) => digest,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => digest(""),
+        Err(e) => return Err(Failure(format!("{OUTSIDE_FILE}: {e}"))),
+    };
+    let Some(applied) = Applied::over(root, &outside).map_err(Failure)? else {
+        return Ok(None);
+    };
+    let parsed = applied.files.check().context("the applied seed")?;
+    let json = parsed.seed.to_json()?;
+    let path = root.join(SEED_FILE.trim_start_matches('/'));
+    write_private(&path, json.as_bytes()).context(SEED_FILE)?;
+    Ok(Some(parsed.seed))
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
@@ -192,6 +216,45 @@ mod tests {
         iso[32814..32840].fill(b' ');
         assert_eq!(volume_kind(&mut std::io::Cursor::new(iso)), Some("iso9660"));
         assert_eq!(volume_kind(&mut std::io::Cursor::new(vec![0u8; 100])), None);
+    }
+
+    #[test]
+    fn an_applied_seed_takes_the_place_of_the_one_it_was_applied_over() {
+        use slipway_images::seed::{APPLIED_FILE, Secret, SeedFiles};
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        fs::create_dir_all(at("run/slipway")).unwrap();
+        fs::create_dir_all(at(APPLIED_FILE).parent().unwrap()).unwrap();
+        let store = |over: &str, text: &str| {
+            let applied = Applied {
+                over: digest(over),
+                files: SeedFiles {
+                    user_data: Secret::new(text),
+                    network_config: None,
+                    meta_data: None,
+                },
+            };
+            fs::write(at(APPLIED_FILE), serde_json::to_vec(&applied).unwrap()).unwrap();
+        };
+        let seed = |path: &Path| fs::read_to_string(path).ok();
+        let file = at("run/slipway/seed.json");
+        assert_eq!(applied(root.path()), Ok(None));
+        // Over nothing, and nothing is there.
+        store("", "#cloud-config\nhostname: b\n");
+        assert_eq!(
+            applied(root.path()).unwrap().unwrap().hostname.as_deref(),
+            Some("b")
+        );
+        assert!(seed(&file).unwrap().contains("\"b\""));
+        // Somebody puts another seed into the machine: that one is meant.
+        fs::write(at(OUTSIDE_FILE), digest("another")).unwrap();
+        fs::remove_file(&file).unwrap();
+        assert_eq!(applied(root.path()), Ok(None));
+        assert_eq!(seed(&file), None);
+        // One that this image doesn't understand is said, and changes nothing.
+        store("another", "#cloud-config\nhostname: [b]\n");
+        assert!(applied(root.path()).unwrap_err().0.contains("line 2"));
+        assert_eq!(seed(&file), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Options, Spanned};
 
-use super::{CaPair, CaSeed, Cidr, Cluster, Parsed, Role, San, Secret, Seed, SeedError, Warning};
+use super::{CaPair, CaSeed, Cidr, Cluster, NodeApi, Parsed, Role, San, Secret, Seed, SeedError, Warning};
 
 /// cloud-init's mark of this format; the first line, exactly.
 const HEADER: &str = "#cloud-config";
@@ -14,7 +14,7 @@ const HEADER: &str = "#cloud-config";
 const TEXT_LIMIT: usize = 1 << 20;
 
 /// Every key of the format, for "did you mean".
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "hostname",
     "ssh_authorized_keys",
     "slipway",
@@ -33,6 +33,7 @@ const KEYS: [&str; 20] = [
     "certificate",
     "key",
     "network",
+    "node-api",
     "update",
     "server",
 ];
@@ -49,6 +50,14 @@ struct RawSeed {
 #[serde(rename_all = "kebab-case", default)]
 struct RawSlipway {
     cluster: Option<RawCluster>,
+    node_api: Option<RawNodeApi>,
+}
+
+#[derive(Deserialize)]
+struct RawNodeApi {
+    ca: Spanned<String>,
+    certificate: Spanned<String>,
+    key: Spanned<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -157,17 +166,40 @@ fn check(raw: RawSeed) -> Result<Seed, SeedError> {
         }
         keys.push(key.value.trim().to_owned());
     }
+    let slipway = raw.slipway.unwrap_or_default();
     Ok(Seed {
         hostname: raw
             .hostname
             .map(|name| dns_name(&name, "hostname"))
             .transpose()?,
         ssh_authorized_keys: keys,
-        cluster: match raw.slipway.and_then(|slipway| slipway.cluster) {
+        cluster: match slipway.cluster {
             Some(cluster) => check_cluster(cluster)?,
             None => Cluster::default(),
         },
+        node_api: slipway.node_api.map(check_node_api).transpose()?,
     })
+}
+
+fn check_node_api(raw: RawNodeApi) -> Result<NodeApi, SeedError> {
+    check_pem(&raw.ca, "CERTIFICATE", "node-api.ca")?;
+    check_pem(&raw.certificate, "CERTIFICATE", "node-api.certificate")?;
+    check_pem(&raw.key, "PRIVATE KEY", "node-api.key")?;
+    Ok(NodeApi {
+        ca: raw.ca.value,
+        certificate: raw.certificate.value,
+        key: Secret::new(raw.key.value),
+    })
+}
+
+/// A whole PEM block of that label, as far as its first and last line tell.
+fn check_pem(value: &Spanned<String>, label: &str, key: &str) -> Result<(), SeedError> {
+    let text = value.value.trim();
+    let begins = text.starts_with("-----BEGIN ");
+    if begins && text.ends_with(&format!("{label}-----")) {
+        return Ok(());
+    }
+    Err(at(value, format!("{key} has no whole PEM {label} here")))
 }
 
 fn check_cluster(raw: RawCluster) -> Result<Cluster, SeedError> {
@@ -237,19 +269,8 @@ fn check_cas(raw: RawCas) -> Result<Option<CaSeed>, SeedError> {
                 format!("ca lacks {name}: give all of cluster, etcd, front-proxy or none"),
             )
         })?;
-        for (value, label) in [
-            (&pair.certificate, "CERTIFICATE"),
-            (&pair.key, "PRIVATE KEY"),
-        ] {
-            let text = value.value.trim();
-            let begins = text.starts_with("-----BEGIN ");
-            if !begins || !text.ends_with(&format!("{label}-----")) {
-                return Err(at(
-                    value,
-                    format!("ca.{name} has no whole PEM {label} here"),
-                ));
-            }
-        }
+        check_pem(&pair.certificate, "CERTIFICATE", &format!("ca.{name}"))?;
+        check_pem(&pair.key, "PRIVATE KEY", &format!("ca.{name}"))?;
         Ok(CaPair {
             certificate: pair.certificate.value,
             key: Secret::new(pair.key.value),
