@@ -15,6 +15,7 @@ pub mod formats;
 pub mod inventory;
 pub mod lock;
 pub mod manifest;
+pub mod node;
 pub mod oci;
 pub mod progress;
 pub mod recipe;

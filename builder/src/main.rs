@@ -10,7 +10,7 @@ use slipway::components::{self, Toolchains};
 use slipway::progress::{self, Progress};
 use slipway::run::{self, Context};
 use slipway::source::{Source, cache_dir};
-use slipway::{Error, Kind, Result, build, firmware};
+use slipway::{Error, Kind, Result, build, firmware, node};
 
 /// Builds bootable, immutable Kubernetes images, and runs them.
 #[derive(Parser)]
@@ -48,6 +48,8 @@ enum Command {
     Console(run::ConsoleArgs),
     /// Run kubectl against a machine's cluster.
     Kubectl(run::KubectlArgs),
+    /// Talk to a node's own API: status, logs, seed, shell, and ends of many kinds.
+    Node(node::NodeArgs),
 }
 
 #[derive(clap::Args)]
@@ -84,7 +86,8 @@ fn main() -> ExitCode {
     // Machines in the foreground have signal handling of their own: the first
     // Ctrl-C is their power button.
     let watched = match cli.command {
-        Command::Run(_) | Command::Console(_) => Ok(()),
+        // A log is followed, and a shell sat at, until they are simply ended.
+        Command::Run(_) | Command::Console(_) | Command::Node(_) => Ok(()),
         _ => watch_signals(),
     };
     match watched.and_then(|()| run(cli, &progress)) {
@@ -127,6 +130,7 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
         Command::Stop(args) => run::stop(&args, &context()?, progress),
         Command::Rm(args) => run::rm(&args, &context()?, progress),
         Command::Console(args) => run::console(&args, &context()?, progress),
+        Command::Node(args) => node::run(&args, &context()?, progress),
         Command::Kubectl(args) => {
             let source = Source::find(cli.source.as_deref())?;
             let tools = Toolchains::find(&source)?;

@@ -219,10 +219,7 @@ pub fn wipe(device: &Path) -> Result<Wiped, Failure> {
     let size = file
         .seek(SeekFrom::End(0))
         .context(format_args!("measuring {}", device.display()))?;
-    let ranges = [
-        (KEPT, FIRST_BACKUP.min(size)),
-        (FIRST_BACKUP + KEPT, size),
-    ];
+    let ranges = [(KEPT, FIRST_BACKUP.min(size)), (FIRST_BACKUP + KEPT, size)];
     let ranges = ranges.into_iter().filter(|(from, to)| from < to);
     let mut wiped = Wiped::Zeroed;
     for (from, to) in ranges {

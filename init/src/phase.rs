@@ -9,8 +9,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use slipway_images::node::PhaseResult;
 pub use slipway_images::node::Phase as Report;
+use slipway_images::node::PhaseResult;
 
 use crate::say;
 

@@ -292,6 +292,10 @@ impl Loop {
 
     /// Tells the node API how things are.
     fn report(&mut self) {
+        // The first phase makes the place for it.
+        if self.phases.is_empty() {
+            return;
+        }
         let units = self.supervisor.iter().flat_map(Supervisor::units);
         let address = |(interface, address): &(String, std::net::IpAddr)| node::Address {
             interface: interface.clone(),

@@ -13,9 +13,7 @@ use std::time::SystemTime;
 use slipway_images::node::{ANY_NODE, OPERATOR, READER};
 
 use crate::durable;
-use crate::pki::{
-    self, CA_LIFETIME, CertificateAuthority, KeyCertificate, Leaf, PkiError,
-};
+use crate::pki::{self, CA_LIFETIME, CertificateAuthority, KeyCertificate, Leaf, PkiError};
 
 /// What a client of the node API may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -230,8 +228,13 @@ mod tests {
         let now = SystemTime::now();
         let ca = CertificateAuthority::generate("nodes", now).unwrap();
         let pair = serving(&ca, "node1", vec!["10.0.0.1".parse().unwrap()], now).unwrap();
-        let info = pair.check(&ca, now + Duration::from_secs(9 * 365 * 86400)).unwrap();
-        assert_eq!(info.dns_names, ["localhost", "node.slipway.internal", "node1"]);
+        let info = pair
+            .check(&ca, now + Duration::from_secs(9 * 365 * 86400))
+            .unwrap();
+        assert_eq!(
+            info.dns_names,
+            ["localhost", "node.slipway.internal", "node1"]
+        );
         assert_eq!(info.addresses.len(), 1);
     }
 }

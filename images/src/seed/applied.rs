@@ -175,7 +175,10 @@ mod tests {
         // Half written by something else than us, or tampered with.
         std::fs::write(&path, "{\"over\": \"s3cr3t").unwrap();
         let error = Applied::over(root.path(), &outside).unwrap_err();
-        assert!(error.contains("damaged") && !error.contains("s3cr3t"), "{error}");
+        assert!(
+            error.contains("damaged") && !error.contains("s3cr3t"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Options, Spanned};
 
-use super::{CaPair, CaSeed, Cidr, Cluster, NodeApi, Parsed, Role, San, Secret, Seed, SeedError, Warning};
+use super::{
+    CaPair, CaSeed, Cidr, Cluster, NodeApi, Parsed, Role, San, Secret, Seed, SeedError, Warning,
+};
 
 /// cloud-init's mark of this format; the first line, exactly.
 const HEADER: &str = "#cloud-config";

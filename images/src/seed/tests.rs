@@ -197,11 +197,15 @@ proptest! {
 
 #[test]
 fn the_node_api_comes_whole_or_not_at_all() {
-    let api = ca("x").replace("      x:", "").replace("          ", "      ");
+    let api = ca("x")
+        .replace("      x:", "")
+        .replace("          ", "      ");
     let whole = format!(
         "slipway:\n  node-api:\n    ca: {0}    certificate: {0}    key: {1}",
-        PEM.replace('X', "CERTIFICATE").replace("          ", "      "),
-        PEM.replace('X', "PRIVATE KEY").replace("          ", "      ")
+        PEM.replace('X', "CERTIFICATE")
+            .replace("          ", "      "),
+        PEM.replace('X', "PRIVATE KEY")
+            .replace("          ", "      ")
     );
     let seed = parse(&whole).unwrap().seed;
     assert!(seed.node_api.is_some());
@@ -209,7 +213,11 @@ fn the_node_api_comes_whole_or_not_at_all() {
     let part = format!("slipway:\n  node-api:{}", api.trim_end());
     assert!(refusal(&part).contains("ca"), "{}", refusal(&part));
     let swapped = whole.replacen("CERTIFICATE", "PUBLIC KEY", 2);
-    assert!(refusal(&swapped).contains("node-api.ca"), "{}", refusal(&swapped));
+    assert!(
+        refusal(&swapped).contains("node-api.ca"),
+        "{}",
+        refusal(&swapped)
+    );
 }
 
 #[test]
@@ -222,8 +230,14 @@ fn redacted_means_every_secret() {
     );
     let seed = parse(&body).unwrap().seed;
     let shown = seed.to_redacted_json().unwrap().to_string();
-    assert!(!shown.contains("s3cr3t") && !shown.contains("PRIVATE KEY"), "{shown}");
-    assert!(shown.contains("BEGIN CERTIFICATE") && shown.contains("\"a\""), "{shown}");
+    assert!(
+        !shown.contains("s3cr3t") && !shown.contains("PRIVATE KEY"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("BEGIN CERTIFICATE") && shown.contains("\"a\""),
+        "{shown}"
+    );
     let secrets = seed.secrets().unwrap();
     assert_eq!(secrets.len(), 4);
     assert!(secrets.contains(&"s3cr3t".to_owned()));

@@ -11,8 +11,8 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use slipway_images::node::api::Problem;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// The body of every answer.
 pub type AnswerBody = UnsyncBoxBody<Bytes, Infallible>;

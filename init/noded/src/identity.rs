@@ -109,7 +109,8 @@ impl Identity {
                 Self::new(&stored.ca, &stored.certificate, stored.key.reveal())
                     .map_err(|error| error.to_string())
             });
-        read.map_err(|why| notice!("{}: {why}", path.display())).ok()
+        read.map_err(|why| notice!("{}: {why}", path.display()))
+            .ok()
     }
 
     /// Keeps it as `file`. That the data partition can't be written is said and no more: the
@@ -128,7 +129,10 @@ impl Identity {
             .and_then(|()| Ok(serde_json::to_vec(&stored)?))
             .and_then(|json| durable::write_if_changed(&directory.join(file), &json, 0o600));
         if let Err(error) = written {
-            notice!("the node API's identity can't be kept in {}: {error}", directory.display());
+            notice!(
+                "the node API's identity can't be kept in {}: {error}",
+                directory.display()
+            );
         }
     }
 

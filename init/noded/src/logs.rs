@@ -144,7 +144,8 @@ pub fn kernel(path: &Path, only: &str, wish: Wish, sink: &mut dyn Sink) {
     // A record's time is since the boot.
     let ago = wish.since.map(|since| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.map_or(0, |passed| passed.as_secs()).saturating_sub(since)
+        now.map_or(0, |passed| passed.as_secs())
+            .saturating_sub(since)
     });
     let uptime = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     let uptime = uptime.map_or(0, |t| u64::try_from(t.tv_sec()).unwrap_or(0));
@@ -236,8 +237,16 @@ fn rfc3339(text: &str) -> Option<u64> {
     if !separators.iter().all(|(at, c)| bytes.get(*at) == Some(c)) {
         return None;
     }
-    let date = (digits(text, 0, 4)?, digits(text, 5, 2)?, digits(text, 8, 2)?);
-    let time = (digits(text, 11, 2)?, digits(text, 14, 2)?, digits(text, 17, 2)?);
+    let date = (
+        digits(text, 0, 4)?,
+        digits(text, 5, 2)?,
+        digits(text, 8, 2)?,
+    );
+    let time = (
+        digits(text, 11, 2)?,
+        digits(text, 14, 2)?,
+        digits(text, 17, 2)?,
+    );
     u64::try_from(days(date) * 86_400 + time.0 * 3600 + time.1 * 60 + time.2).ok()
 }
 
@@ -249,7 +258,11 @@ fn klog(text: &str) -> Option<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
     let now = i64::try_from(now).ok()?;
     let (month, day) = (digits(text, 1, 2)?, digits(text, 3, 2)?);
-    let time = (digits(text, 6, 2)?, digits(text, 9, 2)?, digits(text, 12, 2)?);
+    let time = (
+        digits(text, 6, 2)?,
+        digits(text, 9, 2)?,
+        digits(text, 12, 2)?,
+    );
     let at = |year| days((year, month, day)) * 86_400 + time.0 * 3600 + time.1 * 60 + time.2;
     let year = 1970 + now / 31_556_952;
     // A day of patience: clocks are corrected.
@@ -277,16 +290,21 @@ mod tests {
 
     #[test]
     fn times_in_the_forms_that_components_write() {
-        let at = Some(1_795_574_462);
+        let at = Some(1_795_569_662);
         for line in [
             "2026-11-25T01:21:02.5Z up",
             "2026-11-25 01:21:02 up",
             "time=\"2026-11-25T01:21:02.123456789Z\" level=info msg=x",
-            "--- slipway: started, pid 7 (at 1795574462) ---",
+            "--- slipway: started, pid 7 (at 1795569662) ---",
         ] {
             assert_eq!(stamp(line.as_bytes()), at, "{line}");
         }
-        for line in ["", "clusterd: up", "Error: at 2026-11-25T01:21:02", "12345678901234567890"] {
+        for line in [
+            "",
+            "clusterd: up",
+            "Error: at 2026-11-25T01:21:02",
+            "12345678901234567890",
+        ] {
             assert_eq!(stamp(line.as_bytes()), None, "{line}");
         }
         assert_eq!(days((1970, 1, 1)), 0);
@@ -295,10 +313,16 @@ mod tests {
 
     #[test]
     fn klog_is_of_the_last_twelve_months() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
         for line in ["I0101 00:00:00.000000 x", "E1231 23:59:59.000000 x"] {
             let at = stamp(line.as_bytes()).unwrap();
-            assert!(at <= now + 86_400 && now - at.min(now) < 367 * 86_400, "{line}: {at}");
+            assert!(
+                at <= now + 86_400 && now - at.min(now) < 367 * 86_400,
+                "{line}: {at}"
+            );
         }
     }
 
@@ -312,13 +336,13 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_a_service_writes(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            stamp(&bytes);
-            kmsg(&String::from_utf8_lossy(&bytes));
+            drop(stamp(&bytes));
+            drop(kmsg(&String::from_utf8_lossy(&bytes)));
         }
 
         #[test]
         fn whatever_looks_like_a_time(text in "[IWEF2][0-9]{3}[- ][0-9:. T-]{0,30}") {
-            stamp(text.as_bytes());
+            drop(stamp(text.as_bytes()));
         }
     }
 }

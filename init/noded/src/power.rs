@@ -37,12 +37,18 @@ pub async fn reset(mut call: Call) -> Outcome {
     if order.node != name {
         return Err(Refusal::new(
             StatusCode::CONFLICT,
-            format!("this node is `{name}`, not `{}`; nothing was erased", order.node),
+            format!(
+                "this node is `{name}`, not `{}`; nothing was erased",
+                order.node
+            ),
         ));
     }
     let paths = call.app.paths.clone();
     call.app.blocking(move || mark(&paths)).await??;
-    audit::note(&call, "resets the node: its data is erased with the next boot");
+    audit::note(
+        &call,
+        "resets the node: its data is erased with the next boot",
+    );
     end(&call, Kind::Reboot)
 }
 

@@ -1,5 +1,8 @@
 //! A shell on a terminal of its own: the one place for `unsafe` here.
-#![expect(unsafe_code, reason = "a controlling terminal is set between fork and exec")]
+#![expect(
+    unsafe_code,
+    reason = "a controlling terminal is set between fork and exec"
+)]
 
 use std::fs::File;
 use std::io;
@@ -28,8 +31,14 @@ pub struct Shell {
 pub fn start(mut command: Command) -> io::Result<Shell> {
     let pty = openpty(None, None)?;
     // The child gets the other side through its standard streams only.
-    fcntl(&pty.master, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    fcntl(&pty.slave, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    fcntl(
+        &pty.master,
+        FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    )?;
+    fcntl(
+        &pty.slave,
+        FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    )?;
     fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let slave = |pty: &OwnedFd| pty.try_clone().map(Stdio::from);
     command

@@ -75,7 +75,11 @@ fn line(line: &str) -> String {
     let end = |word: &mut String, bearer: &mut bool, out: &mut String| {
         let secret = *bearer || is_credential(word);
         *bearer = word.eq_ignore_ascii_case("bearer");
-        out.push_str(if secret && !word.is_empty() { REDACTED } else { word });
+        out.push_str(if secret && !word.is_empty() {
+            REDACTED
+        } else {
+            word
+        });
         word.clear();
     };
     for c in line.chars() {
@@ -137,7 +141,12 @@ mod tests {
         for gone in ["hunter22", "abc.def", "0123456789abcdef", "eyJpc3Mi"] {
             assert!(!out.contains(gone), "{out}");
         }
-        for kept in ["user=s", "kube-apiserver.service", "10.0.0.1:6443", "token "] {
+        for kept in [
+            "user=s",
+            "kube-apiserver.service",
+            "10.0.0.1:6443",
+            "token ",
+        ] {
             assert!(out.contains(kept), "{out}");
         }
     }
@@ -148,7 +157,10 @@ mod tests {
         let redactor = Redactor::default();
         let out = redactor.text(&format!("a\n{key}b\n{key}c\n"));
         assert!(!out.contains("c2VjcmV0"), "{out}");
-        assert!(out.contains("a\n") && out.contains("b\n") && out.ends_with("c\n"), "{out}");
+        assert!(
+            out.contains("a\n") && out.contains("b\n") && out.ends_with("c\n"),
+            "{out}"
+        );
         let out = redactor.text(&key[..50]);
         assert!(!out.contains("c2Vj"), "{out}");
         // A line of a key that the seed has, alone.

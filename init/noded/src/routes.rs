@@ -295,7 +295,10 @@ impl Call {
             return Ok(None);
         };
         text.parse().map(Some).map_err(|_| {
-            Refusal::new(StatusCode::BAD_REQUEST, format!("{name} is no whole number"))
+            Refusal::new(
+                StatusCode::BAD_REQUEST,
+                format!("{name} is no whole number"),
+            )
         })
     }
 
@@ -325,13 +328,15 @@ impl Call {
             .await
             .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come"))?;
         let bytes = collected
-            .map_err(|error| match error.is::<http_body_util::LengthLimitError>() {
-                true => Refusal::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    format!("the body is longer than {BODY_LIMIT} bytes"),
-                ),
-                false => Refusal::new(StatusCode::BAD_REQUEST, "the body was broken off"),
-            })?
+            .map_err(
+                |error| match error.is::<http_body_util::LengthLimitError>() {
+                    true => Refusal::new(
+                        StatusCode::PAYLOAD_TOO_LARGE,
+                        format!("the body is longer than {BODY_LIMIT} bytes"),
+                    ),
+                    false => Refusal::new(StatusCode::BAD_REQUEST, "the body was broken off"),
+                },
+            )?
             .to_bytes();
         serde_json::from_slice(&bytes).map_err(|error| {
             // Its words may quote a value, and values are secrets.

@@ -56,7 +56,9 @@ pub async fn apply(mut call: Call) -> Outcome {
 pub async fn forget(call: Call) -> Outcome {
     match std::fs::remove_file(call.app.paths.applied()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Refusal::failed(format!("forgetting the applied seed: {error}")));
+            return Err(Refusal::failed(format!(
+                "forgetting the applied seed: {error}"
+            )));
         }
         _ => {}
     }

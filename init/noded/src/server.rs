@@ -83,7 +83,10 @@ impl App {
     /// # Errors
     /// 503 when there are too many already.
     pub fn flow(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        permit(&self.flows, "logs and events are being followed by too many")
+        permit(
+            &self.flows,
+            "logs and events are being followed by too many",
+        )
     }
 
     /// Room for a shell.

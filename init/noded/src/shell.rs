@@ -57,8 +57,8 @@ pub async fn open(mut call: Call) -> Outcome {
         .env("PATH", PATH)
         .env("HOME", "/root")
         .env("TERM", term(&call));
-    let shell =
-        pty::start(command).map_err(|error| Refusal::failed(format!("starting a shell: {error}")))?;
+    let shell = pty::start(command)
+        .map_err(|error| Refusal::failed(format!("starting a shell: {error}")))?;
     audit::note(&call, &format!("opened a shell, pid {}", shell.child.id()));
     let upgrade = hyper::upgrade::on(&mut call.request);
     tokio::spawn(async move {
@@ -89,16 +89,14 @@ fn term(call: &Call) -> String {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b"-+._".contains(&b);
         text.len() <= 40 && text.bytes().all(fits)
     };
-    call.query("term").filter(plain).unwrap_or("linux").to_owned()
+    call.query("term")
+        .filter(plain)
+        .unwrap_or("linux")
+        .to_owned()
 }
 
 /// Carries bytes both ways until the shell or the client ends.
-async fn run(
-    call: Call,
-    mut shell: Shell,
-    connection: Connection,
-    _permit: OwnedSemaphorePermit,
-) {
+async fn run(call: Call, mut shell: Shell, connection: Connection, _permit: OwnedSemaphorePermit) {
     let pid = shell.child.id();
     let (input, mut output) = split(connection);
     let ended = {
@@ -128,7 +126,10 @@ async fn run(
     // A client that is gone doesn't mind.
     drop(output.write_all(&Frame::Exit(code).encode()).await);
     drop(output.shutdown().await);
-    audit::note(&call, &format!("the shell with pid {pid} ended, status {code}"));
+    audit::note(
+        &call,
+        &format!("the shell with pid {pid} ended, status {code}"),
+    );
 }
 
 /// The terminal's bytes to the client, until the terminal is closed or the client is gone.

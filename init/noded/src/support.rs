@@ -116,7 +116,10 @@ fn write<W: Write>(paths: &Paths, name: String, out: W) -> io::Result<()> {
         bundle.file(file, &paths.at(file))?;
     }
     let events = paths.events();
-    bundle.file("events.jsonl.1", &slipway_images::node::events_aside(&events))?;
+    bundle.file(
+        "events.jsonl.1",
+        &slipway_images::node::events_aside(&events),
+    )?;
     bundle.file("events.jsonl", &events)?;
     for log in logs::names(paths) {
         if let Some(path) = logs::file(paths, &log) {

@@ -212,7 +212,12 @@ impl System {
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.
 fn unescape(text: &str) -> String {
     let mut out = text.to_owned();
-    for (escaped, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+    for (escaped, plain) in [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ] {
         out = out.replace(escaped, plain);
     }
     out

@@ -216,7 +216,10 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::time::Instant;
 
-    struct Out(Sender<Vec<u8>>, std::sync::Arc<std::sync::atomic::AtomicBool>);
+    struct Out(
+        Sender<Vec<u8>>,
+        std::sync::Arc<std::sync::atomic::AtomicBool>,
+    );
 
     impl Sink for Out {
         fn take(&mut self, lines: Vec<u8>) -> bool {

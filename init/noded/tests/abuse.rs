@@ -18,7 +18,9 @@ use serde_json::json;
 const MEMORY: u64 = 96 << 10;
 
 fn closed_by_the_node(stream: &mut TcpStream) {
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     let mut rest = Vec::new();
     // An alert or nothing, then the end or a reset; a time-out would be a failure.
     if let Err(error) = stream.read_to_end(&mut rest) {
@@ -53,7 +55,13 @@ fn garbage_is_hung_up_on() {
     let mut tls = node.connect(&owner.operator).unwrap();
     let long = format!("x-long: {}\r\n", "y".repeat(64 << 10));
     drop(send(&mut tls, "GET", "/v1/status", "", &long));
-    assert!(matches!(Reply::read(&mut tls), Ok(Reply { status: 400..=431, .. }) | Err(_)));
+    assert!(matches!(
+        Reply::read(&mut tls),
+        Ok(Reply {
+            status: 400..=431,
+            ..
+        }) | Err(_)
+    ));
     node.is_well(&owner.operator);
 }
 
@@ -150,10 +158,20 @@ fn a_body_that_is_too_large_is_not_taken() {
     if let Ok(reply) = Reply::read(&mut tls) {
         assert_eq!(reply.status, 413);
     }
-    assert!(node.kib("VmHWM") < before + (16 << 10), "{}", node.kib("VmHWM"));
+    assert!(
+        node.kib("VmHWM") < before + (16 << 10),
+        "{}",
+        node.kib("VmHWM")
+    );
     let files = json!({"user-data": "#".repeat(5 << 20)});
     let mut tls = node.connect(&owner.operator).unwrap();
-    drop(send(&mut tls, "PUT", "/v1/seed", &files.to_string(), "connection: close\r\n"));
+    drop(send(
+        &mut tls,
+        "PUT",
+        "/v1/seed",
+        &files.to_string(),
+        "connection: close\r\n",
+    ));
     if let Ok(reply) = Reply::read(&mut tls) {
         assert_eq!(reply.status, 413);
     }
@@ -193,7 +211,10 @@ fn ten_thousand_connections() {
     );
     assert!(open < 300, "{open}");
     assert!(node.kib("VmHWM") < MEMORY, "{} KiB", node.kib("VmHWM"));
-    node.write("run/slipway/events.jsonl", "{\"time\":1,\"kind\":\"k\",\"subject\":\"s\",\"message\":\"after the flood\"}\n");
+    node.write(
+        "run/slipway/events.jsonl",
+        "{\"time\":1,\"kind\":\"k\",\"subject\":\"s\",\"message\":\"after the flood\"}\n",
+    );
     let mut seen = String::new();
     until("the follower still gets events", || {
         let mut part = [0; 4096];

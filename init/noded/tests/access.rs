@@ -38,7 +38,11 @@ fn without_a_certificate_there_is_healthz_and_nothing_else() {
         };
         assert_eq!(got, expected, "{} {path}", route.method);
     }
-    assert_eq!(outcome(&node, ca, None, "GET", "/v1/secret"), 401, "nor what there is");
+    assert_eq!(
+        outcome(&node, ca, None, "GET", "/v1/secret"),
+        401,
+        "nor what there is"
+    );
     assert_eq!(outcome(&node, ca, None, "POST", "/healthz"), 401);
 }
 
@@ -92,9 +96,16 @@ fn a_reader_reads_and_who_has_no_role_gets_nothing() {
     };
     let reply = node.get(&nobody, "/v1/status");
     assert_eq!(reply.status, 403);
-    assert!(reply.text().contains("`eve` lacks the role"), "{}", reply.text());
+    assert!(
+        reply.text().contains("`eve` lacks the role"),
+        "{}",
+        reply.text()
+    );
     assert_eq!(node.get(&owner.reader, "/v1/none").status, 404);
-    assert_eq!(node.ask(&owner.reader, "POST", "/v1/status", None).status, 405);
+    assert_eq!(
+        node.ask(&owner.reader, "POST", "/v1/status", None).status,
+        405
+    );
 }
 
 #[test]
@@ -102,16 +113,25 @@ fn without_an_identity_the_node_makes_one_that_lets_nobody_in() {
     let node = Node::start(None);
     let own = node.at("var/lib/slipway/node-api/own.json");
     let text = fs::read_to_string(&own).unwrap();
-    assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&own).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     let stored: serde_json::Value = serde_json::from_str(&text).unwrap();
     let ca = stored["ca"].as_str().unwrap();
     assert_eq!(outcome(&node, ca, None, "GET", "/healthz"), 200);
     assert_eq!(outcome(&node, ca, None, "GET", "/v1/status"), 401);
     let owner = Owner::new();
-    assert_eq!(outcome(&node, ca, Some(&owner.operator), "GET", "/healthz"), 0);
+    assert_eq!(
+        outcome(&node, ca, Some(&owner.operator), "GET", "/healthz"),
+        0
+    );
     // The same again after a restart: its fingerprint stays.
     let node = Node::start_in(node.stop(), &[]);
-    assert_eq!(fs::read_to_string(node.at("var/lib/slipway/node-api/own.json")).unwrap(), text);
+    assert_eq!(
+        fs::read_to_string(node.at("var/lib/slipway/node-api/own.json")).unwrap(),
+        text
+    );
 }
 
 #[test]
@@ -120,7 +140,10 @@ fn a_later_seed_that_is_broken_does_not_lock_the_owner_out() {
     let node = Node::start(Some(&owner.checked_seed()));
     node.is_well(&owner.operator);
     let kept = node.at("var/lib/slipway/node-api/identity.json");
-    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&kept).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     let root = node.stop();
     let seed = root.path().join("run/slipway/seed.json");
     let other = r#"{"node-api": {"ca": "x", "certificate": "y", "key": "z"}}"#;
@@ -132,10 +155,17 @@ fn a_later_seed_that_is_broken_does_not_lock_the_owner_out() {
         let copy = prepared(broken);
         let there = copy.path().join("var/lib/slipway/node-api");
         fs::create_dir(&there).unwrap();
-        fs::copy(root.path().join("var/lib/slipway/node-api/identity.json"), there.join("identity.json")).unwrap();
+        fs::copy(
+            root.path().join("var/lib/slipway/node-api/identity.json"),
+            there.join("identity.json"),
+        )
+        .unwrap();
         let node = Node::start_in(copy, &[]);
         node.is_well(&owner.operator);
-        assert!(node.log.lock().unwrap().contains("an earlier one"), "{broken:?}");
+        assert!(
+            node.log.lock().unwrap().contains("an earlier one"),
+            "{broken:?}"
+        );
     }
 }
 
@@ -192,18 +222,17 @@ fn slipway_noded_accepts(node: &Node, owner: &Owner) -> bool {
         }
     }
     let who = &owner.operator.client;
-    let config = ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::ring::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .unwrap()
-    .dangerous()
-    .with_custom_certificate_verifier(Arc::new(Anyone))
-    .with_client_auth_cert(
-        vec![CertificateDer::from_pem_slice(who.certificate_pem.as_bytes()).unwrap()],
-        PrivateKeyDer::from_pem_slice(who.key_pem.as_bytes()).unwrap(),
-    )
-    .unwrap();
+    let config =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(who.certificate_pem.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(who.key_pem.as_bytes()).unwrap(),
+            )
+            .unwrap();
     let session =
         ClientConnection::new(Arc::new(config), ServerName::try_from("node1").unwrap()).unwrap();
     let stream = std::net::TcpStream::connect(node.address).unwrap();

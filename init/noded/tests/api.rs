@@ -16,9 +16,14 @@ use slipway_images::node::shell::Frame;
 
 /// A process that writes down which signals it gets, in the place of PID 1.
 fn listener(root: &tempfile::TempDir) -> Child {
-    let script = "trap 'echo TERM' TERM; trap 'echo USR2' USR2; echo here; while :; do sleep 0.05; done";
+    let script =
+        "trap 'echo TERM' TERM; trap 'echo USR2' USR2; echo here; while :; do sleep 0.05; done";
     let said = fs::File::create(root.path().join("signals")).unwrap();
-    let child = Command::new("sh").args(["-c", script]).stdout(said).spawn().unwrap();
+    let child = Command::new("sh")
+        .args(["-c", script])
+        .stdout(said)
+        .spawn()
+        .unwrap();
     until("the listener is there", || {
         fs::read_to_string(root.path().join("signals")).unwrap() == "here\n"
     });
@@ -28,7 +33,10 @@ fn listener(root: &tempfile::TempDir) -> Child {
 fn events(node: &Node, owner: &Owner) -> Vec<Value> {
     let reply = node.get(&owner.reader, "/v1/events");
     let lines = reply.text();
-    lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    lines
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect()
 }
 
 fn audited(node: &Node, owner: &Owner, what: &str) -> bool {
@@ -83,23 +91,44 @@ fn logs_are_listed_read_and_followed() {
     let node = Node::start(Some(&owner.checked_seed()));
     node.write("var/log/slipway/containerd.log.1", "one\n");
     node.write("var/log/slipway/containerd.log", "two\nthree\n");
-    node.write("var/log/clusterd/kubelet.log", "I0101 00:00:00.000000 old\n");
+    node.write(
+        "var/log/clusterd/kubelet.log",
+        "I0101 00:00:00.000000 old\n",
+    );
     let names = node.get(&owner.reader, "/v1/logs").json();
-    assert_eq!(names["names"], json!(["containerd", "init", "kernel", "kubelet"]));
+    assert_eq!(
+        names["names"],
+        json!(["containerd", "init", "kernel", "kubelet"])
+    );
     let get = |path: &str| node.get(&owner.reader, path);
     assert_eq!(get("/v1/logs/containerd").text(), "one\ntwo\nthree\n");
     assert_eq!(get("/v1/logs/containerd?lines=1").text(), "three\n");
-    assert_eq!(get("/v1/logs/kubelet?lines=5").text(), "I0101 00:00:00.000000 old\n");
+    assert_eq!(
+        get("/v1/logs/kubelet?lines=5").text(),
+        "I0101 00:00:00.000000 old\n"
+    );
     assert_eq!(get("/v1/logs/kubelet?lines=x").status, 400);
     let none = get("/v1/logs/nothing");
     assert_eq!(none.status, 404);
     assert!(none.text().contains("containerd"), "{}", none.text());
-    for path in ["/v1/logs/..%2fx", "/v1/logs/..", "/v1/logs/a/b", "/v1/logs/%00"] {
+    for path in [
+        "/v1/logs/..%2fx",
+        "/v1/logs/..",
+        "/v1/logs/a/b",
+        "/v1/logs/%00",
+    ] {
         assert_eq!(get(path).status, 404, "{path}");
     }
 
     let mut tls = node.connect(&owner.reader).unwrap();
-    send(&mut tls, "GET", "/v1/logs/containerd?follow=true&lines=1", "", "").unwrap();
+    send(
+        &mut tls,
+        "GET",
+        "/v1/logs/containerd?follow=true&lines=1",
+        "",
+        "",
+    )
+    .unwrap();
     let mut seen = String::new();
     read_until(&mut tls, &mut seen, "three\n");
     assert!(!seen.contains("two"));
@@ -139,12 +168,20 @@ fn reboot_and_poweroff_ask_init_and_are_audited() {
     };
     let other = reset("some-other-node");
     assert_eq!(other.status, 409);
-    assert!(other.text().contains("nothing was erased"), "{}", other.text());
+    assert!(
+        other.text().contains("nothing was erased"),
+        "{}",
+        other.text()
+    );
     let here = reset(&name);
     assert_eq!(here.status, 409);
     assert!(here.text().contains("can't be reset"), "{}", here.text());
     assert!(!audited(&node, &owner, "resets"));
-    assert_eq!(said().matches("TERM").count(), 1, "and nobody reboots for it");
+    assert_eq!(
+        said().matches("TERM").count(),
+        1,
+        "and nobody reboots for it"
+    );
     init.kill().unwrap();
     init.wait().unwrap();
 }
@@ -157,7 +194,10 @@ fn the_kubeconfig_is_the_operators() {
     assert_eq!(none.status, 404);
     assert!(none.text().contains("has not started"), "{}", none.text());
     node.write("var/lib/clusterd/admin.kubeconfig", "apiVersion: v1\n");
-    assert_eq!(node.get(&owner.operator, "/v1/kubeconfig").text(), "apiVersion: v1\n");
+    assert_eq!(
+        node.get(&owner.operator, "/v1/kubeconfig").text(),
+        "apiVersion: v1\n"
+    );
     assert!(audited(&node, &owner, "kubeconfig"));
 }
 
@@ -182,14 +222,19 @@ fn a_seed_is_shown_compared_applied_and_forgotten() {
     assert!(!shown.text().contains("hunter22secret") && !shown.text().contains("PRIVATE"));
 
     let files = user_data(&owner, "node2");
-    let diff = node.ask(&owner.reader, "POST", "/v1/seed/diff", Some(&files)).json();
+    let diff = node
+        .ask(&owner.reader, "POST", "/v1/seed/diff", Some(&files))
+        .json();
     let keys: Vec<&str> = diff["changes"]
         .as_array()
         .unwrap()
         .iter()
         .map(|c| c["key"].as_str().unwrap())
         .collect();
-    assert!(keys.contains(&"hostname") && keys.contains(&"node-api.certificate"), "{diff}");
+    assert!(
+        keys.contains(&"hostname") && keys.contains(&"node-api.certificate"),
+        "{diff}"
+    );
     assert_eq!(diff["reboot"], true);
     assert!(!diff.to_string().contains("PRIVATE"));
     let stored = node.at("var/lib/slipway/seed/applied.json");
@@ -199,7 +244,12 @@ fn a_seed_is_shown_compared_applied_and_forgotten() {
     let reply = node.ask(&owner.operator, "PUT", "/v1/seed", Some(&broken));
     assert_eq!(reply.status, 422);
     assert!(reply.text().contains("line 2"), "{}", reply.text());
-    let not_files = node.ask(&owner.operator, "PUT", "/v1/seed", Some(&json!({"userdata": "x"})));
+    let not_files = node.ask(
+        &owner.operator,
+        "PUT",
+        "/v1/seed",
+        Some(&json!({"userdata": "x"})),
+    );
     assert_eq!(not_files.status, 400);
     // What would lock everybody out isn't taken.
     let mut useless = user_data(&owner, "node2");
@@ -210,30 +260,51 @@ fn a_seed_is_shown_compared_applied_and_forgotten() {
     useless["user-data"] = text.replace(&key, &other["key"].to_string()).into();
     let reply = node.ask(&owner.operator, "PUT", "/v1/seed", Some(&useless));
     assert_eq!(reply.status, 422);
-    assert!(reply.text().contains("another certificate"), "{}", reply.text());
+    assert!(
+        reply.text().contains("another certificate"),
+        "{}",
+        reply.text()
+    );
     assert!(!stored.exists());
 
     let reply = node.ask(&owner.operator, "PUT", "/v1/seed", Some(&files));
     assert_eq!(reply.status, 200, "{}", reply.text());
-    assert_eq!(fs::metadata(&stored).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&stored).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     let kept: Value = serde_json::from_slice(&fs::read(&stored).unwrap()).unwrap();
     assert_eq!(kept["over"], "some digest");
     assert_eq!(kept["files"]["user-data"], files["user-data"]);
     assert!(audited(&node, &owner, "applied a seed"));
     assert_eq!(node.get(&owner.reader, "/v1/seed").json()["applied"], true);
-    assert_eq!(node.ask(&owner.operator, "DELETE", "/v1/seed", None).status, 200);
+    assert_eq!(
+        node.ask(&owner.operator, "DELETE", "/v1/seed", None).status,
+        200
+    );
     assert!(!stored.exists());
-    assert_eq!(node.ask(&owner.operator, "DELETE", "/v1/seed", None).status, 200);
+    assert_eq!(
+        node.ask(&owner.operator, "DELETE", "/v1/seed", None).status,
+        200
+    );
 }
 
 #[test]
 fn an_applied_identity_counts_at_once_and_after_a_restart() {
     let (old, new) = (Owner::new(), Owner::new());
     let node = Node::start(Some(&old.checked_seed()));
-    let reply = node.ask(&old.operator, "PUT", "/v1/seed", Some(&user_data(&new, "node1")));
+    let reply = node.ask(
+        &old.operator,
+        "PUT",
+        "/v1/seed",
+        Some(&user_data(&new, "node1")),
+    );
     assert_eq!(reply.status, 200, "{}", reply.text());
     node.is_well(&new.operator);
-    assert!(node.connect(&old.operator).is_err(), "the old CA no longer counts");
+    assert!(
+        node.connect(&old.operator).is_err(),
+        "the old CA no longer counts"
+    );
     // The process is started again before the machine is: the seed in force is still the old.
     let root = node.stop();
     fs::remove_file(root.path().join("run/slipway/seed.json")).unwrap();
@@ -249,9 +320,14 @@ fn a_support_bundle_has_everything_but_secrets() {
     let key_line = key.lines().nth(1).unwrap();
     node.write(
         "var/log/slipway/clusterd.log",
-        &format!("joining with hunter22secret\nleaked: {key}\nAuthorization: Bearer abc.DEF.123\nwell\n"),
+        &format!(
+            "joining with hunter22secret\nleaked: {key}\nAuthorization: Bearer abc.DEF.123\nwell\n"
+        ),
     );
-    node.write("var/log/clusterd/kubelet.log", "token 0a1b2c.0123456789abcdef\n");
+    node.write(
+        "var/log/clusterd/kubelet.log",
+        "token 0a1b2c.0123456789abcdef\n",
+    );
     let reply = node.get(&owner.operator, "/v1/support");
     assert_eq!(reply.status, 200);
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(reply.body.as_slice()));
@@ -263,16 +339,36 @@ fn a_support_bundle_has_everything_but_secrets() {
         entry.read_to_string(&mut text).unwrap();
         files.insert(path.split_once('/').unwrap().1.to_owned(), text);
     }
-    for name in ["status.json", "seed.json", "events.jsonl", "logs/clusterd.log", "logs/kubelet.log", "proc/meminfo", "missing.txt"] {
+    for name in [
+        "status.json",
+        "seed.json",
+        "events.jsonl",
+        "logs/clusterd.log",
+        "logs/kubelet.log",
+        "proc/meminfo",
+        "missing.txt",
+    ] {
         assert!(files.contains_key(name), "{name}: {:?}", files.keys());
     }
     assert!(files["logs/clusterd.log"].ends_with("well\n"));
     assert!(files["missing.txt"].contains("run/clusterd/status.json"));
     assert!(files["proc/meminfo"].contains("MemTotal"));
-    let seed: Value = serde_json::from_slice(&fs::read(node.at("run/slipway/seed.json")).unwrap()).unwrap();
-    let seeds_key = seed["node-api"]["key"].as_str().unwrap().lines().nth(1).unwrap();
+    let seed: Value =
+        serde_json::from_slice(&fs::read(node.at("run/slipway/seed.json")).unwrap()).unwrap();
+    let seeds_key = seed["node-api"]["key"]
+        .as_str()
+        .unwrap()
+        .lines()
+        .nth(1)
+        .unwrap();
     for (name, text) in &files {
-        for secret in ["hunter22secret", key_line, seeds_key, "abc.DEF.123", "0123456789abcdef"] {
+        for secret in [
+            "hunter22secret",
+            key_line,
+            seeds_key,
+            "abc.DEF.123",
+            "0123456789abcdef",
+        ] {
             assert!(!text.contains(secret), "{secret} in {name}:\n{text}");
         }
     }
@@ -300,7 +396,9 @@ fn to_the_end(tls: &mut Tls) -> (String, i32) {
     loop {
         match Frame::take(&mut buffer).unwrap() {
             Some(Frame::Bytes(bytes)) => text.extend(bytes),
-            Some(Frame::Exit(status)) => return (String::from_utf8_lossy(&text).into_owned(), status),
+            Some(Frame::Exit(status)) => {
+                return (String::from_utf8_lossy(&text).into_owned(), status);
+            }
             Some(other) => unreachable!("{other:?}"),
             None => {
                 let mut part = [0; 4096];
@@ -323,7 +421,13 @@ fn a_shell_has_a_terminal_and_is_audited() {
         tls.write_all(&frame.encode()).unwrap();
         tls.flush().unwrap();
     };
-    say(&mut tls, Frame::Size { columns: 91, rows: 17 });
+    say(
+        &mut tls,
+        Frame::Size {
+            columns: 91,
+            rows: 17,
+        },
+    );
     let line = "stty size; tty; echo $TERM; echo sum$((40+2)); exit 3\n";
     say(&mut tls, Frame::Bytes(line.into()));
     let (text, status) = to_the_end(&mut tls);
@@ -332,19 +436,30 @@ fn a_shell_has_a_terminal_and_is_audited() {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(audited(&node, &owner, "opened a shell"));
-    until("its end is audited", || audited(&node, &owner, "ended, status 3"));
+    until("its end is audited", || {
+        audited(&node, &owner, "ended, status 3")
+    });
 
     // A client that hangs up takes its shell with it.
     let mut tls = shell(&node, &owner);
     say(&mut tls, Frame::Bytes("exec sleep 1000\n".into()));
     drop(tls);
-    until("the shell is gone", || audited(&node, &owner, "ended, status 129"));
+    until("the shell is gone", || {
+        audited(&node, &owner, "ended, status 129")
+    });
 
     // An image without a shell says so.
     fs::remove_file(node.at("bin")).unwrap();
     let mut tls = node.connect(&owner.operator).unwrap();
     let upgrade = "connection: upgrade\r\nupgrade: slipway-shell\r\n";
-    send(&mut tls, "POST", "/v1/shell", "", &format!("{upgrade}connection: close\r\n")).unwrap();
+    send(
+        &mut tls,
+        "POST",
+        "/v1/shell",
+        "",
+        &format!("{upgrade}connection: close\r\n"),
+    )
+    .unwrap();
     let reply = Reply::read(&mut tls).unwrap();
     assert_eq!(reply.status, 501);
     assert!(reply.text().contains("no shell"), "{}", reply.text());
@@ -365,7 +480,12 @@ fn a_command_line_that_makes_no_sense_is_status_2() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let root = prepared(None);
-    let out = noded(&["--root", root.path().to_str().unwrap(), "--listen", &address]);
+    let out = noded(&[
+        "--root",
+        root.path().to_str().unwrap(),
+        "--listen",
+        &address,
+    ]);
     assert_eq!(out.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&out.stderr).contains(&address));
 }

@@ -13,7 +13,9 @@ use slipway_images::seed::SeedFiles;
 use slipway_noded::routes::{Access, Gives, ROUTES, Route};
 
 fn docs(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(file)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs")
+        .join(file)
 }
 
 fn schemas() -> Map<String, Value> {

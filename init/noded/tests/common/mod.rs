@@ -1,7 +1,11 @@
 //! A real `noded` with a root of its own, and clients with real certificates.
 
 #![allow(dead_code, reason = "each test uses a part")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests may panic"
+)]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write};
@@ -95,7 +99,11 @@ impl Node {
         let log = Arc::new(Mutex::new(String::new()));
         let address = loop {
             let mut line = String::new();
-            assert!(lines.read_line(&mut line).unwrap() > 0, "{}", log.lock().unwrap());
+            assert!(
+                lines.read_line(&mut line).unwrap() > 0,
+                "{}",
+                log.lock().unwrap()
+            );
             log.lock().unwrap().push_str(&line);
             if let Some((_, address)) = line.trim().split_once("listening on ") {
                 break address.parse().unwrap();
