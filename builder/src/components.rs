@@ -30,7 +30,11 @@ use crate::source::Source;
 use store::Store;
 
 /// The packages of the node's Rust programs, with the programs' names.
-const NODE: [(&str, &str); 2] = [("slipway-init", "init"), ("clusterd", "clusterd")];
+const NODE: [(&str, &str); 3] = [
+    ("slipway-init", "init"),
+    ("slipway-noded", "noded"),
+    ("clusterd", "clusterd"),
+];
 
 /// Where the Go programs of a node are, with `components.toml`.
 const COMPONENTS: &str = "distro/components";
@@ -192,7 +196,7 @@ pub fn host_tool(
     job.build(&tools.go, &Store::new(cache), progress)
 }
 
-/// The Rust programs of a node: `init`, `clusterd`.
+/// The Rust programs of a node: `init`, `noded`, `clusterd`.
 ///
 /// # Errors
 /// As for [`go`]; [`Kind::Missing`], too, without Rust's library for the target.

@@ -17,6 +17,7 @@ pub mod imager;
 pub mod inventory;
 pub mod lock;
 pub mod manifest;
+pub mod node;
 pub mod oci;
 pub mod progress;
 pub mod recipe;

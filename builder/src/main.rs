@@ -11,7 +11,7 @@ use slipway::progress::{self, Progress};
 use slipway::run::{self, Context};
 use slipway::seed::{self, SeedCommand};
 use slipway::source::{Source, cache_dir};
-use slipway::{Error, Kind, Result, build, firmware, flash};
+use slipway::{Error, Kind, Result, build, firmware, flash, node};
 
 /// Builds bootable, immutable Kubernetes images, and runs them.
 #[derive(Parser)]
@@ -54,6 +54,8 @@ enum Command {
     /// Make, check and compare seeds: what makes a machine its owner's.
     #[command(subcommand)]
     Seed(SeedCommand),
+    /// Talk to a node's own API: status, logs, seed, shell, and ends of many kinds.
+    Node(node::NodeArgs),
 }
 
 #[derive(clap::Args)]
@@ -90,7 +92,8 @@ fn main() -> ExitCode {
     // Machines in the foreground have signal handling of their own: the first
     // Ctrl-C is their power button.
     let watched = match cli.command {
-        Command::Run(_) | Command::Console(_) => Ok(()),
+        // A log is followed, and a shell sat at, until they are simply ended.
+        Command::Run(_) | Command::Console(_) | Command::Node(_) => Ok(()),
         _ => watch_signals(),
     };
     match watched.and_then(|()| run(cli, &progress)) {
@@ -137,6 +140,7 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
             progress.result(&flash::flash(&args, &images(), progress)?)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Node(args) => node::run(&args, &context()?, progress),
         Command::Kubectl(args) => {
             let source = Source::find(cli.source.as_deref())?;
             let tools = Toolchains::find(&source)?;

@@ -35,6 +35,8 @@ const GROUPS: [(&str, &[&str]); 4] = [
             "images/src",
             "init/Cargo.toml",
             "init/src",
+            "init/noded/Cargo.toml",
+            "init/noded/src",
             "distro/access/Cargo.toml",
             "distro/access/src",
             "distro/clusterd/Cargo.toml",

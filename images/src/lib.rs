@@ -3,5 +3,6 @@
 pub mod info;
 pub mod layout;
 pub mod near;
+pub mod node;
 pub mod seed;
 pub mod service;

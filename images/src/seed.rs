@@ -15,6 +15,7 @@
 //! seed for cloud-init or for a newer image still boots; a wrong type or value is an error
 //! with its place. All findings are collected; none shows a secret.
 
+mod applied;
 mod cidr;
 mod cluster;
 mod diff;
@@ -29,6 +30,7 @@ mod netplan;
 pub mod network;
 mod read;
 mod schema;
+mod secret;
 mod shape;
 mod slipway;
 mod user;
@@ -36,10 +38,10 @@ mod words;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use applied::{APPLIED_FILE, Applied, Documents, NOTHING, OUTSIDE_FILE};
 pub use cidr::{Cidr, CidrError};
 pub use cluster::{
     CaPair, CaSeed, Cluster, Component, Datastore, Effect as TaintEffect, Flag, Registry, Role,
@@ -53,6 +55,7 @@ pub use machine::{
 };
 pub use network::Network;
 pub use schema::{schema, shape};
+pub use secret::Secret;
 pub use shape::{Fate, Row, Shape};
 pub use user::HEADER;
 
@@ -94,8 +97,8 @@ pub struct Seed {
     pub console: Console,
     /// How data is kept.
     pub data: Data,
-    /// The node's own API.
-    pub node_api: NodeApi,
+    /// The node API's identity; without one the node makes its own, which nobody can use.
+    pub node_api: Option<NodeApi>,
 }
 
 /// The texts of a seed's documents. Only the first must be there.
@@ -107,31 +110,6 @@ pub struct SeedFiles<'a> {
     pub network_config: Option<&'a str>,
     /// `meta-data`
     pub meta_data: Option<&'a str>,
-}
-
-/// A text that never shows in debug output.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a text.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
 }
 
 /// A seed and what was odd about its texts.
@@ -219,6 +197,22 @@ impl Seed {
     /// [`SeedError::Json`]; not for any value of this type.
     pub fn to_json(&self) -> Result<String, SeedError> {
         serde_json::to_string_pretty(self).map_err(|error| SeedError::Json(error.to_string()))
+    }
+
+    /// As [`to_json`](Self::to_json), with every [`Secret`] replaced: for people's eyes.
+    ///
+    /// # Errors
+    /// [`SeedError::Json`]; not for any value of this type.
+    pub fn to_redacted_json(&self) -> Result<serde_json::Value, SeedError> {
+        secret::redacted(self).map_err(|error| SeedError::Json(error.to_string()))
+    }
+
+    /// Every secret text in it, to be kept out of what leaves the node.
+    ///
+    /// # Errors
+    /// [`SeedError::Json`]; not for any value of this type.
+    pub fn secrets(&self) -> Result<Vec<String>, SeedError> {
+        secret::collect(self).map_err(|error| SeedError::Json(error.to_string()))
     }
 
     /// Reads what [`Seed::to_json`] wrote.

@@ -7,6 +7,7 @@
 //! | `after` | `[]` | services, or conditions of `init` ([`CONDITIONS`]), that must be ready first |
 //! | `uses` | `[]` | services it talks to: started before it and stopped after it, but not waited for |
 //! | `ready` | `"started"` | `"notify"`, `"started"` or `{ socket = "/path" }` |
+//! | `needs-data` | `true` | whether it can't do without `/var`: with `false` it also runs on a node whose data partition can't be used |
 //! | `environment` | `{}` | added to a minimal environment (PATH, HOME) |
 //! | `restart-delay` | `"1s"` | doubles with each failure, back to this after a healthy minute |
 //! | `restart-delay-max` | `"1m"` | where the doubling ends |
@@ -29,7 +30,7 @@ use serde::{Deserialize, Deserializer};
 /// Names that `after` may hold besides services: `network` (an address is configured),
 /// `seed` (the seed is usable), `modules` (the lists of modules and sysctls are through) and
 /// `time` (the clock was set from a server).
-/// That `/var` is mounted is a condition of every service.
+/// That `/var` is mounted is a condition of every service with `needs-data`.
 pub const CONDITIONS: [&str; 4] = ["network", "seed", "modules", "time"];
 
 /// One service, as its TOML file gives it and checked.
@@ -52,6 +53,9 @@ pub struct Service {
     /// What makes it ready.
     #[serde(default)]
     pub ready: Ready,
+    /// Whether it can't do without `/var`.
+    #[serde(default = "Service::default_needs_data")]
+    pub needs_data: bool,
     /// Added to the environment.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
@@ -131,6 +135,9 @@ pub struct ServiceError {
 }
 
 impl Service {
+    fn default_needs_data() -> bool {
+        true
+    }
     fn default_restart_delay() -> Duration {
         Duration::from_secs(1)
     }

@@ -8,8 +8,10 @@
 //! |---|---|---|---|---|
 //! | `slipway-data` | | | | use it, after e2fsck when dirty |
 //! | `slipway-mkfs` | | | | make it again |
+//! | `slipway-reset` | | | | discard what is in it, make it again |
 //! | none or other | any | any | yes | make it |
 //! | none | `slipway-data` | | no | damaged: e2fsck |
+//! | none | `slipway-reset`, `slipway-mkfs` | | no | make it again: it was being made after a reset |
 //! | none | none of ours | zeros | no | make it |
 //! | none | none of ours | anything | no | refuse |
 //! | other label | | | no | refuse |
@@ -30,6 +32,10 @@ use crate::{say, sys};
 pub const LABEL: &str = "slipway-data";
 /// Label of one whose making may have been interrupted.
 pub const LABEL_UNFINISHED: &str = "slipway-mkfs";
+/// Label of one that is to be made again with nothing of it left: a factory reset. The kernel
+/// sets it in one write of each superblock while the filesystem is mounted, so a power cut
+/// leaves either what there was or a reset that is done at the next boot.
+pub const LABEL_RESET: &str = "slipway-reset";
 const MKE2FS: &str = "/usr/sbin/mke2fs";
 const E2FSCK: &str = "/usr/sbin/e2fsck";
 
@@ -48,6 +54,8 @@ pub enum Found {
     },
     /// Nothing, or a filesystem whose making was interrupted.
     Empty,
+    /// Our filesystem, to be forgotten.
+    Reset,
     /// Something that is not ours.
     Foreign(String),
 }
@@ -59,6 +67,7 @@ pub enum Found {
 pub fn inspect<D: Read + Seek>(device: &mut D, unfinished: bool) -> io::Result<Found> {
     match Superblock::read_at(device, SUPERBLOCK_OFFSET)? {
         Some(sb) if sb.label == LABEL => return Ok(Found::Ours { clean: sb.clean }),
+        Some(sb) if sb.label == LABEL_RESET => return Ok(Found::Reset),
         Some(sb) if sb.label == LABEL_UNFINISHED => return Ok(Found::Empty),
         _ if unfinished => return Ok(Found::Empty),
         Some(sb) => return Ok(Found::Foreign(format!("an ext filesystem `{}`", sb.label))),
@@ -71,6 +80,12 @@ pub fn inspect<D: Read + Seek>(device: &mut D, unfinished: bool) -> io::Result<F
             return Ok(Found::Damaged {
                 copy: offset / sb.block_size,
             });
+        }
+        if offset == FIRST_BACKUP
+            && let Some(sb) = Superblock::read_at(device, offset)?
+            && [LABEL_RESET, LABEL_UNFINISHED].contains(&sb.label.as_str())
+        {
+            return Ok(Found::Empty);
         }
     }
     device.seek(SeekFrom::Start(0))?;
@@ -123,7 +138,10 @@ pub fn prepare(
         Found::Ours { clean: true } => {}
         Found::Ours { clean: false } => notes.push(check(reaper, device, None)?),
         Found::Damaged { copy } => notes.push(check(reaper, device, Some(*copy))?),
-        Found::Empty => {
+        Found::Empty | Found::Reset => {
+            if found == Found::Reset {
+                notes.push(format!("reset: {}", wipe(device)?.note()));
+            }
             run(
                 reaper,
                 Command::new(MKE2FS).args(mkfs_arguments()).arg(device),
@@ -147,7 +165,7 @@ pub fn prepare(
     )
     .context(format_args!("mounting {name}"))?;
     let directory = File::open(mount_point).context("opening /var")?;
-    if found == Found::Empty {
+    if matches!(found, Found::Empty | Found::Reset) {
         sys::set_filesystem_label(&directory, LABEL).context("finishing the filesystem")?;
         directory.sync_all().context("finishing the filesystem")?;
         nix::unistd::syncfs(&directory).context("finishing the filesystem")?;
@@ -159,6 +177,67 @@ pub fn prepare(
         Err(error) => say!("data: not grown: {error}"),
     }
     Ok(notes.join(", "))
+}
+
+/// What became of the old content at a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wiped {
+    /// It reads as zeros.
+    Zeroed,
+    /// The device was told that it isn't needed any more; what it does with it is its own.
+    Discarded,
+    /// The device can neither: it stays until it is written over.
+    Left,
+}
+
+impl Wiped {
+    fn note(self) -> &'static str {
+        match self {
+            Self::Zeroed => "old content wiped",
+            Self::Discarded => "old content discarded",
+            Self::Left => "old content not wiped, the device can't",
+        }
+    }
+}
+
+/// Where the first copy of the superblock lies.
+const FIRST_BACKUP: u64 = 32768 * 4096;
+/// What stays of a filesystem that is wiped, at its start and at its first backup.
+const KEPT: u64 = 1 << 20;
+
+/// Makes the device forget what it holds, all but the superblock and its first copy: they say
+/// that it is to be reset until mke2fs has put its own in their place.
+///
+/// # Errors
+/// When the device can't be opened; that it can't wipe is none.
+pub fn wipe(device: &Path) -> Result<Wiped, Failure> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(device)
+        .context(format_args!("opening {}", device.display()))?;
+    let size = file
+        .seek(SeekFrom::End(0))
+        .context(format_args!("measuring {}", device.display()))?;
+    let ranges = [(KEPT, FIRST_BACKUP.min(size)), (FIRST_BACKUP + KEPT, size)];
+    let ranges = ranges.into_iter().filter(|(from, to)| from < to);
+    let mut wiped = Wiped::Zeroed;
+    for (from, to) in ranges {
+        let this = if sys::zero_quickly(&file, from, to - from).is_ok() {
+            Wiped::Zeroed
+        } else if sys::discard(&file, from, to - from).is_ok() {
+            Wiped::Discarded
+        } else {
+            Wiped::Left
+        };
+        wiped = match (wiped, this) {
+            (Wiped::Left, _) | (_, Wiped::Left) => Wiped::Left,
+            (Wiped::Discarded, _) | (_, Wiped::Discarded) => Wiped::Discarded,
+            _ => Wiped::Zeroed,
+        };
+    }
+    file.sync_all().context("wiping the old content")?;
+    Ok(wiped)
 }
 
 /// Arguments of mke2fs. Tables are zeroed later by the kernel, so that a large disk does not

@@ -113,7 +113,7 @@ pub fn main(deadline: &Deadline) -> End {
         wish: None,
         filesystem: None,
     };
-    let end = phase::run(PHASES, &mut context, deadline);
+    let end = phase::run(PHASES, &mut context, deadline, |_| {});
     if let End::Reboot { .. } = end {
         return end;
     }

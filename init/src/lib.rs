@@ -22,6 +22,7 @@ pub mod phase;
 pub mod pid1;
 pub mod power;
 pub mod reaper;
+pub mod report;
 pub mod root;
 pub mod seed;
 pub mod shutdown;

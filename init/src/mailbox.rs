@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::net::News;
-use crate::phase::End;
+use crate::phase::{End, Report};
 
 /// What threads tell the main loop.
 #[derive(Debug)]
@@ -22,8 +22,13 @@ pub enum Event {
     Device(String),
     /// A condition for services holds.
     Condition(&'static str),
-    /// `/var` is there: services may start.
-    StartServices,
+    /// A phase was tried.
+    Phase(Report),
+    /// Services may start.
+    StartServices {
+        /// Whether `/var` is there; without it only those that need none of it.
+        data: bool,
+    },
     /// The phases are through.
     Booted(End),
 }

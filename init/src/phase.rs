@@ -9,6 +9,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use slipway_images::node::Phase as Report;
+use slipway_images::node::PhaseResult;
+
 use crate::say;
 
 /// What a phase says when it has failed: one line, with what to do where we know it.
@@ -150,8 +153,13 @@ pub enum End {
     },
 }
 
-/// Runs the phases in order.
-pub fn run<C>(phases: &[Phase<C>], context: &mut C, deadline: &Deadline) -> End {
+/// Runs the phases in order. `observe` is told how each try ended.
+pub fn run<C>(
+    phases: &[Phase<C>],
+    context: &mut C,
+    deadline: &Deadline,
+    observe: impl Fn(Report),
+) -> End {
     let count = phases.len();
     let mut failed = Vec::new();
     for (index, phase) in phases.iter().enumerate() {
@@ -162,7 +170,21 @@ pub fn run<C>(phases: &[Phase<C>], context: &mut C, deadline: &Deadline) -> End 
             deadline.set(Some((phase.name, started + phase.deadline)));
             let outcome = (phase.run)(context);
             deadline.set(None);
-            let seconds = started.elapsed().as_secs_f64();
+            let took = started.elapsed();
+            let seconds = took.as_secs_f64();
+            let (result, note) = match &outcome {
+                Ok(note) => (PhaseResult::Done, note.clone()),
+                Err(failure) if attempt < phase.attempts => {
+                    (PhaseResult::Retrying, failure.0.clone())
+                }
+                Err(failure) => (PhaseResult::Failed, failure.0.clone()),
+            };
+            observe(Report {
+                name: phase.name.to_owned(),
+                result,
+                milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                note,
+            });
             match outcome {
                 Ok(note) if note.is_empty() => say!("{label} … {seconds:.2} s"),
                 Ok(note) => say!("{label} … {seconds:.2} s, {note}"),
@@ -226,7 +248,21 @@ mod tests {
             Phase::new("good", good),
         ];
         let mut log = Log::new();
-        let end = run(&phases, &mut log, &Deadline::default());
+        let told = std::cell::RefCell::new(Vec::new());
+        let end = run(&phases, &mut log, &Deadline::default(), |report| {
+            told.borrow_mut().push((report.result, report.note));
+        });
+        let retry = (PhaseResult::Retrying, "not yet".to_owned());
+        assert_eq!(
+            told.into_inner(),
+            [
+                retry.clone(),
+                retry,
+                (PhaseResult::Done, "at last".to_owned()),
+                (PhaseResult::Failed, "broken".to_owned()),
+                (PhaseResult::Done, String::new()),
+            ]
+        );
         assert_eq!(
             end,
             End::Done {
@@ -243,7 +279,7 @@ mod tests {
             Phase::new("good", good),
         ];
         let mut log = Log::new();
-        let end = run(&phases, &mut log, &Deadline::default());
+        let end = run(&phases, &mut log, &Deadline::default(), |_| {});
         assert_eq!(end, End::Reboot { phase: "bad" });
         assert_eq!(log, ["bad"]);
     }
@@ -264,7 +300,7 @@ mod tests {
             Phase::new("slow", slow as fn(&mut (Deadline, bool)) -> Outcome)
                 .deadline(Duration::from_millis(5)),
         ];
-        run(&phases, &mut context, &deadline);
+        run(&phases, &mut context, &deadline, |_| {});
         assert!(context.1);
         assert_eq!(deadline.passed(), None);
     }

@@ -13,6 +13,7 @@ use nix::sys::reboot::set_cad_enabled;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
+use slipway_images::node::{self, Boot};
 use slipway_images::service::{Service, start_order};
 
 use crate::mailbox::{Event, Inbox, Mailbox, mailbox};
@@ -20,6 +21,7 @@ use crate::net::News;
 use crate::phase::{self, Context, Deadline, End, Failure};
 use crate::power::PowerButtons;
 use crate::reaper::Reaper;
+use crate::report::Reporter;
 use crate::root::{PHASES, Root};
 use crate::shutdown::{self, Kind};
 use crate::supervisor::{Paths, Supervisor};
@@ -58,6 +60,9 @@ struct Loop {
     reboot_at: Option<Instant>,
     clock_saved: Instant,
     booted: bool,
+    phases: Vec<node::Phase>,
+    degraded: Vec<String>,
+    reporter: Reporter,
 }
 
 fn signal_mask() -> SigSet {
@@ -95,7 +100,9 @@ pub fn main(deadline: Deadline) -> Result<std::convert::Infallible, Failure> {
     std::thread::Builder::new()
         .name("boot".into())
         .spawn(move || {
-            let end = phase::run(PHASES, &mut root, &thread_deadline);
+            let end = phase::run(PHASES, &mut root, &thread_deadline, |phase| {
+                report.send(Event::Phase(phase));
+            });
             report.send(Event::Booted(end));
         })
         .context("starting the boot thread")?;
@@ -113,6 +120,9 @@ pub fn main(deadline: Deadline) -> Result<std::convert::Infallible, Failure> {
         reboot_at: None,
         clock_saved: Instant::now(),
         booted: false,
+        phases: Vec::new(),
+        degraded: Vec::new(),
+        reporter: Reporter::start("/".into()),
     };
     // Ctrl-Alt-Del becomes SIGINT to us.
     if let Err(error) = set_cad_enabled(false) {
@@ -208,9 +218,14 @@ impl Loop {
                 }
             }
             Event::Condition(name) => self.condition(name),
-            Event::StartServices => self.start_services(),
+            Event::StartServices { data } => self.start_services(data),
+            Event::Phase(phase) => match self.phases.iter_mut().find(|p| p.name == phase.name) {
+                Some(known) => *known = phase,
+                None => self.phases.push(phase),
+            },
             Event::Booted(End::Done { failed }) => {
                 self.booted = true;
+                self.degraded = failed.iter().map(|name| (*name).to_owned()).collect();
                 if !failed.is_empty() {
                     say!("degraded: {} failed", failed.join(", "));
                 }
@@ -232,13 +247,13 @@ impl Loop {
         }
     }
 
-    fn start_services(&mut self) {
+    fn start_services(&mut self, data: bool) {
         let paths = Paths {
             logs: "/var/log/slipway".into(),
             notify: "/run/slipway/notify".into(),
             cgroup: Some(mounts::SYSTEM_GROUP.into()),
         };
-        let supervisor = load_services(Path::new(SERVICES))
+        let supervisor = load_services(Path::new(SERVICES), data)
             .and_then(|s| Supervisor::new(s, &paths, self.reaper.clone()).map_err(Failure::from));
         match supervisor {
             Ok(mut supervisor) => {
@@ -275,6 +290,29 @@ impl Loop {
         }
     }
 
+    /// Tells the node API how things are.
+    fn report(&mut self) {
+        // The first phase makes the place for it.
+        if self.phases.is_empty() {
+            return;
+        }
+        let units = self.supervisor.iter().flat_map(Supervisor::units);
+        let address = |(interface, address): &(String, std::net::IpAddr)| node::Address {
+            interface: interface.clone(),
+            address: *address,
+        };
+        let boot = Boot {
+            booted: self.booted,
+            phases: self.phases.clone(),
+            degraded: self.degraded.clone(),
+            services: units.map(|unit| self.reporter.service(unit)).collect(),
+            conditions: self.conditions.clone(),
+            addresses: self.addresses.iter().map(address).collect(),
+            ending: self.ending.map(|(kind, _)| kind.verb().to_owned()),
+        };
+        self.reporter.tell(boot);
+    }
+
     fn tick(&mut self) {
         let now = Instant::now();
         if let Some(watchdog) = &mut self.watchdog {
@@ -289,6 +327,7 @@ impl Loop {
             supervisor.show_status();
             supervisor.tick(now);
         }
+        self.report();
         if now.duration_since(self.clock_saved) >= SAVE_CLOCK_EVERY {
             self.save_clock();
         }
@@ -307,8 +346,9 @@ impl Loop {
     }
 }
 
-/// Reads all services. A broken file does not keep the others from running.
-fn load_services(directory: &Path) -> Result<Vec<Service>, Failure> {
+/// Reads all services; without a data partition those that need none. A broken file does not
+/// keep the others from running.
+fn load_services(directory: &Path, data: bool) -> Result<Vec<Service>, Failure> {
     let mut services = Vec::new();
     for path in files::sorted_files(directory, "toml") {
         let name = path
@@ -318,7 +358,8 @@ fn load_services(directory: &Path) -> Result<Vec<Service>, Failure> {
             .into_owned();
         let text = fs::read_to_string(&path).context(path.display())?;
         match Service::parse(&name, &text) {
-            Ok(service) => services.push(service),
+            Ok(service) if data || !service.needs_data => services.push(service),
+            Ok(_) => {}
             Err(error) => say!("{error}"),
         }
     }

@@ -47,11 +47,13 @@ pub const PHASES: &[Phase<Root>] = &[
     Phase::new("drivers", drivers),
     Phase::new("modules", preload),
     Phase::new("seed", find_seed).deadline(Duration::from_secs(60)),
-    Phase::new("network", network).retry(3, Duration::from_secs(1)),
-    // fsck of a large disk takes its time.
+    // Before the network: an applied seed may set it up otherwise. fsck takes its time on a
+    // large disk.
     Phase::new("data", data_partition)
         .retry(2, Duration::from_secs(2))
         .deadline(Duration::from_secs(3600)),
+    Phase::new("applied seed", applied_seed),
+    Phase::new("network", network).retry(3, Duration::from_secs(1)),
     Phase::new("identity", identity),
     Phase::new("instance", instance),
     Phase::new("entropy", entropy),
@@ -229,9 +231,10 @@ fn preload_all() -> Outcome {
 
 fn find_seed(root: &mut Root) -> Outcome {
     let boot = root.boot.boot.clone();
+    let words = seed::words();
     let modules = root.modules()?;
     let mut found = seed::from_firmware(modules);
-    if found == Ok(seed::Found::None) {
+    if found == Ok(None) {
         // Perhaps a volume has it: then the disks' drivers are needed now.
         let aliases = modaliases(Path::new("/sys"));
         let storage = aliases.iter().map(String::as_str).filter(|a| is_storage(a));
@@ -239,12 +242,11 @@ fn find_seed(root: &mut Root) -> Outcome {
         found = seed::from_volumes(modules, boot.as_deref());
     }
     let accepted = found.and_then(|found| match found {
-        seed::Found::None => Ok((None, "none, defaults".to_owned())),
-        seed::Found::Files(files, source) => Ok((
-            Some(seed::accept(&files, &source)?),
-            format!("from {source}"),
-        )),
-        seed::Found::Remote(source, by) => Err(Failure(format!("{by} {source:?}"))),
+        None => words.map(|_| (None, "none, defaults".to_owned())),
+        Some((documents, source)) => {
+            let seed = seed::accept(&documents, &source, words?)?;
+            Ok((Some(seed), format!("from {source}")))
+        }
     });
     match accepted {
         Ok((seed, note)) => {
@@ -297,6 +299,21 @@ fn data_partition(root: &mut Root) -> Outcome {
     }
     root.data_mounted = true;
     Ok(note)
+}
+
+/// A seed that was applied through the node API takes the place of the one from outside.
+fn applied_seed(root: &mut Root) -> Outcome {
+    if !root.data_mounted {
+        return Ok("no data partition".into());
+    }
+    match seed::applied(Path::new("/"))? {
+        Some(seed) => {
+            root.seed = seed;
+            root.mailbox.send(Event::Condition("seed"));
+            Ok("in place of the one from outside".into())
+        }
+        None => Ok("none".into()),
+    }
 }
 
 fn identity(root: &mut Root) -> Outcome {
@@ -363,9 +380,13 @@ fn clock_and_sntp(root: &mut Root) -> Outcome {
 }
 
 fn services(root: &mut Root) -> Outcome {
-    if !root.data_mounted {
-        return Err(Failure("not started without the data partition".into()));
+    let data = root.data_mounted;
+    root.mailbox.send(Event::StartServices { data });
+    if data {
+        Ok(String::new())
+    } else {
+        Err(Failure(
+            "without the data partition only those that need none of it".into(),
+        ))
     }
-    root.mailbox.send(Event::StartServices);
-    Ok(String::new())
 }

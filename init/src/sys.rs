@@ -3,9 +3,10 @@
 //! | call | defined in |
 //! |---|---|
 //! | BLKRRPART | linux/fs.h |
+//! | BLKDISCARD | linux/fs.h |
 //! | RNDADDENTROPY | linux/random.h |
 //! | WDIOC_SETTIMEOUT, WDIOC_KEEPALIVE | linux/watchdog.h |
-//! | FS_IOC_SETFSLABEL | linux/fs.h |
+//! | FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL | linux/fs.h |
 //! | EXT4_IOC_RESIZE_FS | fs/ext4/ext4.h |
 //! | adjtimex | sys/timex.h |
 //! | AF_PACKET sockets | packet(7) |
@@ -21,8 +22,9 @@ use std::process::Command;
 use nix::errno::Errno;
 
 mod ioctl {
-    use nix::{ioctl_none_bad, ioctl_readwrite, ioctl_write_ptr, ioctl_write_ptr_bad};
+    use nix::{ioctl_none_bad, ioctl_read, ioctl_readwrite, ioctl_write_ptr, ioctl_write_ptr_bad};
     ioctl_none_bad!(blkrrpart, nix::request_code_none!(0x12, 95));
+    ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
     // _IOW('R', 0x03, int[2]), whose argument is really longer.
     ioctl_write_ptr_bad!(
         rndaddentropy,
@@ -30,6 +32,7 @@ mod ioctl {
         super::RandPoolInfo
     );
     ioctl_readwrite!(wdioc_settimeout, b'W', 6, libc::c_int);
+    ioctl_read!(fs_ioc_getfslabel, 0x94, 49, [u8; 256]);
     ioctl_write_ptr!(fs_ioc_setfslabel, 0x94, 50, [u8; 256]);
     ioctl_write_ptr!(ext4_ioc_resize_fs, b'f', 16, u64);
 }
@@ -97,6 +100,28 @@ pub fn reread_partition_table(disk: &File) -> io::Result<()> {
     checked(unsafe { ioctl::blkrrpart(disk.as_raw_fd()) })
 }
 
+/// Tells a block device that a range of bytes is not needed any more.
+///
+/// # Errors
+/// EOPNOTSUPP where the device can't, ENOTTY where it is none.
+pub fn discard(device: &File, offset: u64, length: u64) -> io::Result<()> {
+    let range = [offset, length];
+    // SAFETY: the kernel reads two u64.
+    checked(unsafe { ioctl::blkdiscard(device.as_raw_fd(), &raw const range) })
+}
+
+/// Makes a range of a block device, or of a file, read as zeros without writing them.
+///
+/// # Errors
+/// EOPNOTSUPP where the device has no quick way.
+pub fn zero_quickly(device: &File, offset: u64, length: u64) -> io::Result<()> {
+    use nix::fcntl::{FallocateFlags, fallocate};
+    let number = |n: u64| libc::off_t::try_from(n).map_err(io::Error::other);
+    // A block device unmaps, or refuses rather than write for minutes (block/fops.c).
+    let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    fallocate(device, mode, number(offset)?, number(length)?).map_err(io::Error::from)
+}
+
 /// Mixes `seed` into the kernel's pool and credits all its bits. At most 512 bytes are used.
 ///
 /// # Errors
@@ -124,6 +149,18 @@ pub fn watchdog_timeout(watchdog: &File, seconds: i32) -> io::Result<i32> {
     // SAFETY: the argument is a valid int that the driver reads and writes.
     checked(unsafe { ioctl::wdioc_settimeout(watchdog.as_raw_fd(), &raw mut value) })?;
     Ok(value)
+}
+
+/// A mounted filesystem's label.
+///
+/// # Errors
+/// ENOTTY where the filesystem has none.
+pub fn filesystem_label(mount_point: &File) -> io::Result<String> {
+    let mut buffer = [0u8; 256];
+    // SAFETY: the kernel writes at most FSLABEL_MAX = 256 bytes.
+    checked(unsafe { ioctl::fs_ioc_getfslabel(mount_point.as_raw_fd(), &raw mut buffer) })?;
+    let label = buffer.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(label).into_owned())
 }
 
 /// Sets a mounted filesystem's label, in all its superblocks (ext4, Linux 5.17 and later).

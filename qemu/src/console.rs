@@ -220,12 +220,16 @@ pub fn attach(dir: &Path, input: &mut File, output: &mut File) -> Result<Ended> 
 }
 
 /// A terminal in raw mode until dropped; anything else is left alone.
-struct RawMode {
+pub struct RawMode {
     saved: Option<(OwnedFd, Termios)>,
 }
 
 impl RawMode {
-    fn enter(terminal: &File) -> Result<Self> {
+    /// Puts it into raw mode.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the terminal refuses.
+    pub fn enter(terminal: &File) -> Result<Self> {
         let failed = |e: Errno| Error::io("setting up the terminal", e);
         let Ok(saved) = tcgetattr(terminal) else {
             return Ok(Self { saved: None });

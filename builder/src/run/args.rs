@@ -34,7 +34,7 @@ pub struct RunArgs {
     pub disk_size: Option<DiskSize>,
     /// Lead a port of this host's loopback to a port of the machine;
     /// [ADDRESS:]HOST:GUEST[/udp], host port 0 for any free one. The API's 6443
-    /// is always forwarded.
+    /// and the node's own 7443 are always forwarded.
     #[arg(long, value_name = "HOST:GUEST")]
     pub forward: Vec<Forward>,
     /// Leave the machine running in the background.

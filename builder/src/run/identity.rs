@@ -2,10 +2,12 @@
 //! is valid before the node has booted for the first time.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use slipway_access::kubeconfig::Kubeconfig;
+use slipway_access::node_api::{Credential, Role, serving};
 use slipway_access::pki::{Cas, CertificateAuthority, Leaf};
 use slipway_images::seed::Seed;
 use slipway_qemu::state::write_private;
@@ -17,6 +19,9 @@ use crate::error::{At as _, Error, Kind, Result};
 pub const FW_CFG_NAME: &str = "opt/slipway/user-data";
 /// The seed in the machine's directory.
 pub const SEED_FILE: &str = "user-data";
+
+/// The credential of the node's API in the machine's directory.
+pub const CREDENTIAL_FILE: &str = "node.pem";
 
 /// CAs are valid from this long before they were made: a node whose clock
 /// is slow must not refuse them.
@@ -30,7 +35,11 @@ pub const BACKDATED: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 pub fn provide(dir: &VmDir, api_port: u16) -> Result<()> {
     let path = dir.file(SEED_FILE);
     if !path.exists() {
-        write_private(&path, seed(dir.name())?.as_bytes())?;
+        let (seed, credential) = seed(dir.name())?;
+        let beside = dir.file(CREDENTIAL_FILE);
+        // First: a seed without its credential is a node that can't be reached.
+        credential.write(&beside).at("writing", &beside)?;
+        write_private(&path, seed.as_bytes())?;
     }
     let text = fs::read_to_string(&path).at("reading", &path)?;
     let config = kubeconfig(&text, dir.name(), api_port).map_err(|e| {
@@ -41,18 +50,34 @@ pub fn provide(dir: &VmDir, api_port: u16) -> Result<()> {
     config.write(&path).at("writing", &path)
 }
 
-/// A seed for a single server of this name, with new CAs. JSON is YAML, and
-/// quotes what needs it.
+/// A seed for a single server of this name, with new CAs, and an operator's credential
+/// for its node API. JSON is YAML, and quotes what needs it.
 ///
 /// # Errors
 /// [`Kind::Bug`] if no key can be made.
-pub fn seed(name: &VmName) -> Result<String> {
-    let cas = Cas::generate("slipway", SystemTime::now() - BACKDATED)
+pub fn seed(name: &VmName) -> Result<(String, Credential)> {
+    let now = SystemTime::now();
+    let cas = Cas::generate("slipway", now - BACKDATED)
         .map_err(|e| Error::new(Kind::Bug, format!("making the cluster's CAs: {e}")))?;
+    let failed = |e| {
+        Error::new(
+            Kind::Bug,
+            format!("making the node API's certificates: {e}"),
+        )
+    };
+    let nodes = CertificateAuthority::generate("slipway-nodes", now - BACKDATED).map_err(failed)?;
+    let node =
+        serving(&nodes, name.as_str(), vec![Ipv4Addr::LOCALHOST.into()], now).map_err(failed)?;
+    let credential = Credential::issue(&nodes, "operator", Role::Operator, now).map_err(failed)?;
     let pair = |ca: &CertificateAuthority| json!({ "certificate": ca.certificate_pem(), "key": ca.key_pem() });
     let seed = json!({
         "hostname": name.as_str(),
         "slipway": {
+            "node-api": {
+                "ca": nodes.certificate_pem(),
+                "certificate": node.certificate_pem,
+                "key": node.key_pem,
+            },
             "cluster": {
                 "name": name.as_str(),
                 "role": "server",
@@ -65,7 +90,7 @@ pub fn seed(name: &VmName) -> Result<String> {
             },
         },
     });
-    Ok(format!("#cloud-config\n{seed:#}\n"))
+    Ok((format!("#cloud-config\n{seed:#}\n"), credential))
 }
 
 /// The administrator of the cluster that `seed` describes, at `api_port` of
@@ -135,7 +160,17 @@ mod tests {
         assert_eq!(who.organizations, ["system:masters"]);
         assert!(pki::inspect(&config.ca_pem).unwrap().is_ca);
 
-        for file in [dir.file(SEED_FILE), dir.kubeconfig()] {
+        let api = parsed.seed.node_api.unwrap();
+        let credential = Credential::read(&dir.file(CREDENTIAL_FILE)).unwrap();
+        let nodes = credential.client.matching().unwrap();
+        assert_eq!(Role::of(&nodes.organizations), Some(Role::Operator));
+        assert_eq!(api.ca.trim(), credential.ca_pem.trim());
+
+        for file in [
+            dir.file(SEED_FILE),
+            dir.kubeconfig(),
+            dir.file(CREDENTIAL_FILE),
+        ] {
             let mode = fs::metadata(&file).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{}", file.display());
         }

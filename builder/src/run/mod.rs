@@ -71,7 +71,7 @@ impl From<slipway_qemu::Error> for Error {
 
 /// The machine that a command is about: the one named, else the only one that
 /// runs, else the only one there is.
-fn chosen(state: &StateDir, name: Option<&VmName>) -> Result<VmDir> {
+pub(crate) fn chosen(state: &StateDir, name: Option<&VmName>) -> Result<VmDir> {
     if let Some(name) = name {
         return Ok(state.existing(name)?);
     }

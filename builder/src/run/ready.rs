@@ -87,7 +87,7 @@ pub fn is_ready(client: &Client, node: &str, since: SystemTime) -> Result<bool, 
         "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node}"
     ))?;
     let renewed = lease["spec"]["renewTime"].as_str().and_then(parse_time);
-    if !renewed.is_some_and(|renewed| renewed + SKEW >= since) {
+    if renewed.is_none_or(|renewed| renewed + SKEW < since) {
         return Ok(false);
     }
     client.get("/api/v1/namespaces/default/serviceaccounts/default")?;

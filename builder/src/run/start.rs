@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use slipway_images::node;
 use slipway_qemu::argv::CONSOLE_LOG;
 use slipway_qemu::console::{Follow, Lines};
 use slipway_qemu::disk::{self, Identity};
@@ -316,21 +317,26 @@ fn boot(args: &RunArgs, context: &Context<'_>, arch: Arch, dir: &VmDir) -> Resul
     })
 }
 
-/// The forwards asked for, else those of the last run, and one for the API: the
-/// port it had last, else 6443, else any.
+/// The forwards asked for, else those of the last run, and one each for the API server and
+/// the node's own API: the port it had last, else the same as in the guest, else any.
 fn settle_forwards(
     args: &RunArgs,
     context: &Context<'_>,
     before: &Machine,
 ) -> Result<Vec<Forward>> {
-    let is_api = |f: &Forward| f.protocol == Protocol::Tcp && f.guest.get() == API_PORT;
+    let leads_to = |f: &Forward, guest: u16| f.protocol == Protocol::Tcp && f.guest.get() == guest;
+    let own = [API_PORT, node::PORT];
+    let is_own = |f: &Forward| own.iter().any(|guest| leads_to(f, *guest));
     let remembered = before.network.as_deref().unwrap_or_default();
     let mut forwards: Vec<Forward> = if args.forward.is_empty() {
-        remembered.iter().filter(|f| !is_api(f)).copied().collect()
+        remembered.iter().filter(|f| !is_own(f)).copied().collect()
     } else {
         args.forward.clone()
     };
-    if !forwards.iter().any(is_api) {
+    for guest in own {
+        if forwards.iter().any(|f| leads_to(f, guest)) {
+            continue;
+        }
         let taken: Vec<u16> = forwards.iter().map(|f| f.host).collect();
         let usable = |port: &u16| {
             !taken.contains(port)
@@ -338,12 +344,12 @@ fn settle_forwards(
         };
         let port = remembered
             .iter()
-            .find(|f| is_api(f))
+            .find(|f| leads_to(f, guest))
             .map(|f| f.host)
             .filter(usable)
-            .or_else(|| Some(API_PORT).filter(usable))
+            .or_else(|| Some(guest).filter(usable))
             .unwrap_or(0);
-        let guest = NonZeroU16::new(API_PORT).unwrap_or(NonZeroU16::MIN);
+        let guest = NonZeroU16::new(guest).unwrap_or(NonZeroU16::MIN);
         forwards.push(Forward::tcp(port, guest));
     }
     ports::settle(&mut forwards).map_err(|e| name_the_holder(e, context))?;

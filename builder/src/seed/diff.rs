@@ -36,7 +36,6 @@ impl fmt::Display for Report {
         f.write_str(match self.effect {
             None => "no difference",
             Some(Effect::Live) => "a node follows at once",
-            Some(Effect::Restart) => "a node restarts its cluster's programs; pods go on",
             Some(Effect::Reboot) => "a node has to be rebooted",
             Some(Effect::Reset) => {
                 "a node has to be reset: it starts over with an empty data partition"

@@ -49,8 +49,8 @@ pub fn run(command: &SeedCommand, progress: &Progress) -> Result<ExitCode> {
         SeedCommand::Schema(args) => schema::print(args, progress)?,
         SeedCommand::Diff(args) => diff::diff(args, progress)?,
         SeedCommand::New(args) => new::new(args, progress)?,
-        SeedCommand::Embed(args) => progress.result(&embed::embed(args, progress)?),
-        SeedCommand::Iso(args) => progress.result(&iso::iso(args, progress)?),
+        SeedCommand::Embed(args) => progress.result(&embed::embed(args, progress)?)?,
+        SeedCommand::Iso(args) => progress.result(&iso::iso(args, progress)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -24,7 +24,8 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 use slipway_access::kubeconfig::Kubeconfig;
-use slipway_access::pki::{self, CA_LIFETIME, Cas, CertificateAuthority, Leaf, PkiError};
+use slipway_access::node_api::{self, Credential};
+use slipway_access::pki::{self, Cas, CertificateAuthority, Leaf, PkiError};
 use slipway_images::seed::{Document, HEADER, Role, Seed, SeedFiles, Token};
 
 use crate::atomic;
@@ -33,11 +34,6 @@ use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::Progress;
 use crate::run::identity::BACKDATED;
 use crate::run::start::API_PORT;
-
-/// A name that every node's certificate has, for clients that know an address only.
-pub const NODE_API_NAME: &str = "slipway-node";
-/// Subject O of who may change nodes through their API.
-pub const OPERATOR: &str = "operator";
 
 /// What kind of cluster.
 #[derive(clap::Args)]
@@ -269,20 +265,8 @@ impl Plan {
         } else {
             cluster["servers"] = json!(self.endpoint);
         }
-        // As long as its CA: nobody is there to renew it, and the seed is kept.
-        let leaf = Leaf {
-            lifetime: CA_LIFETIME,
-            ..Leaf::server(
-                &node.name,
-                vec![
-                    node.name.clone(),
-                    format!("{}.local", node.name),
-                    NODE_API_NAME.into(),
-                ],
-                Vec::new(),
-            )
-        };
-        let serving = self.node_ca.issue(&leaf, self.now).map_err(bug)?;
+        let serving =
+            node_api::serving(&self.node_ca, &node.name, Vec::new(), self.now).map_err(bug)?;
         let mut seed = json!({
             "hostname": node.name,
             "slipway": {
@@ -328,16 +312,12 @@ impl Plan {
     }
 
     fn operator(&self) -> Result<Output> {
-        let leaf = Leaf::client(&format!("{}-{OPERATOR}", self.cluster), Some(OPERATOR));
-        let client = self.node_ca.issue(&leaf, self.now).map_err(bug)?;
+        let name = format!("{}-operator", self.cluster);
+        let credential =
+            Credential::issue(&self.node_ca, &name, node_api::Role::Operator, self.now);
         Ok(Output {
             path: "operator.pem".into(),
-            text: format!(
-                "{}{}{}",
-                client.certificate_pem,
-                client.key_pem,
-                self.node_ca.certificate_pem()
-            ),
+            text: credential.map_err(bug)?.to_pem(),
         })
     }
 }

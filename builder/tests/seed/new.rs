@@ -7,7 +7,9 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use slipway_access::kubeconfig::Kubeconfig;
+use slipway_access::node_api::{Credential, Role as ApiRole};
 use slipway_access::pki::{self, CertificateAuthority, KeyCertificate};
+use slipway_images::node::ANY_NODE;
 use slipway_images::seed::{Datastore, Role, Seed, SeedFiles};
 
 use super::{command, new_in, seed, stderr, stdout};
@@ -171,33 +173,24 @@ fn credentials_work_before_the_first_boot() {
     };
     let node_ca = split(&text(&dir.join("node-api-ca.pem")));
     let node_ca = CertificateAuthority::from_pem(&node_ca[0], &node_ca[1]).unwrap();
-    let operator = split(&text(&dir.join("operator.pem")));
-    assert_eq!(operator[2], node_ca.certificate_pem());
-    let operator = KeyCertificate {
-        certificate_pem: operator[0].clone(),
-        key_pem: operator[1].clone(),
-    };
-    assert_eq!(
-        operator.check(&node_ca, now).unwrap().organizations,
-        ["operator"]
-    );
+    let operator = Credential::read(&dir.join("operator.pem")).unwrap();
+    assert_eq!(operator.ca_pem.trim(), node_ca.certificate_pem().trim());
+    let who = operator.client.check(&node_ca, now).unwrap();
+    assert_eq!(ApiRole::of(&who.organizations), Some(ApiRole::Operator));
     for node in ["home-server-1", "home-agent-2"] {
         let seed = read(&dir.join(node));
         assert_eq!(seed.hostname.as_deref(), Some(node));
         assert!(seed.instance_id.unwrap().starts_with(node));
-        let api = seed.node_api;
-        assert_eq!(
-            api.ca.as_deref().map(str::trim),
-            Some(node_ca.certificate_pem().trim())
-        );
+        let api = seed.node_api.unwrap();
+        assert_eq!(api.ca.trim(), node_ca.certificate_pem().trim());
         let serving = KeyCertificate {
-            certificate_pem: api.certificate.unwrap(),
-            key_pem: api.key.unwrap().reveal().to_owned(),
+            certificate_pem: api.certificate,
+            key_pem: api.key.reveal().to_owned(),
         };
         let info = serving.check(&node_ca, now).unwrap();
         assert!(
             info.dns_names.contains(&node.to_owned())
-                && info.dns_names.contains(&"slipway-node".to_owned())
+                && info.dns_names.contains(&ANY_NODE.to_owned())
         );
         assert!(!info.is_ca);
     }

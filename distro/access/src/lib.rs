@@ -6,4 +6,5 @@
 pub mod api;
 pub mod durable;
 pub mod kubeconfig;
+pub mod node_api;
 pub mod pki;

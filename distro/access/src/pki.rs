@@ -389,8 +389,19 @@ pub fn inspect(certificate_pem: &str) -> Result<CertificateInfo, PkiError> {
     info(&parse(&der)?)
 }
 
+/// As [`inspect`], of a certificate in DER.
+///
+/// # Errors
+/// [`PkiError::Corrupt`].
+pub fn inspect_der(der: &[u8]) -> Result<CertificateInfo, PkiError> {
+    info(&parse(der)?)
+}
+
 /// The DER of the first certificate in a PEM text.
-pub(crate) fn certificate_der(pem: &str) -> Result<Vec<u8>, PkiError> {
+///
+/// # Errors
+/// [`PkiError::Corrupt`].
+pub fn certificate_der(pem: &str) -> Result<Vec<u8>, PkiError> {
     let corrupt = |reason: String| PkiError::Corrupt {
         what: "the certificate",
         reason,

@@ -106,7 +106,7 @@ impl fmt::Debug for Content {
 
 impl Serialize for Content {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(&self.0))
+        super::secret::serialize(&STANDARD.encode(&self.0), serializer)
     }
 }
 
@@ -170,27 +170,13 @@ pub enum Encrypt {
     PassphraseFile,
 }
 
-/// The node's own API.
+/// Who the node's API is, and whom it lets in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
 pub struct NodeApi {
-    /// The CA whose clients are let in, PEM. Without one nobody is.
-    pub ca: Option<String>,
-    /// The certificate that the node shows, PEM; made by the node without one.
-    pub certificate: Option<String>,
-    /// Its key.
-    pub key: Option<Secret>,
-    /// Whether `healthz` answers without a client certificate.
-    pub health: bool,
-}
-
-impl Default for NodeApi {
-    fn default() -> Self {
-        Self {
-            ca: None,
-            certificate: None,
-            key: None,
-            health: true,
-        }
-    }
+    /// PEM of the CA that signs the certificates of clients and of nodes' APIs.
+    pub ca: String,
+    /// PEM of this node's serving certificate.
+    pub certificate: String,
+    /// PEM of its private key.
+    pub key: Secret,
 }

@@ -120,10 +120,9 @@ mapping! {
 mapping! {
     /// `slipway.node-api`
     struct NodeApiKeys {
-        "ca" => ca: PemCertificate, "CA whose clients are let in; without one nobody is";
-        "certificate" => certificate: PemCertificate, "The certificate that the node shows; made by the node if there is none";
+        "ca" => ca: PemCertificate, "CA that signs the certificates of clients and of nodes' APIs; `slipway seed new` makes one";
+        "certificate" => certificate: PemCertificate, "The certificate that the node shows";
         "key" => key: PemKey, "Its private key";
-        "health" => health: bool, "Whether `healthz` answers without a client certificate; default `true`";
     }
 }
 
@@ -241,22 +240,20 @@ fn check_registry(keys: RegistryKeys, cx: &mut Cx) -> Registry {
     }
 }
 
-fn check_node_api(api: At<NodeApiKeys>, cx: &mut Cx) -> NodeApi {
+fn check_node_api(api: At<NodeApiKeys>, cx: &mut Cx) -> Option<NodeApi> {
     let keys = api.value;
-    match (&keys.certificate, &keys.key) {
-        (Some(one), None) => cx.error(&one.spot, "has no `key` beside it"),
-        (None, Some(one)) => cx.error(&one.spot, "has no `certificate` beside it"),
-        _ => {}
-    }
-    if keys.ca.is_none() {
-        cx.warn(&api.spot, "has no `ca`: nobody is let in");
-    }
-    NodeApi {
-        ca: keys.ca.map(|c| c.value.0),
-        certificate: keys.certificate.map(|c| c.value.0),
-        key: keys.key.map(|k| Secret::new(k.value.0)),
-        health: keys.health.is_none_or(|h| h.value),
-    }
+    let (Some(ca), Some(certificate), Some(key)) = (keys.ca, keys.certificate, keys.key) else {
+        cx.error(
+            &api.spot,
+            "needs all three of `ca`, `certificate` and `key`",
+        );
+        return None;
+    };
+    Some(NodeApi {
+        ca: ca.value.0,
+        certificate: certificate.value.0,
+        key: Secret::new(key.value.0),
+    })
 }
 
 fn check_cluster(keys: ClusterKeys, cx: &mut Cx) -> Cluster {

@@ -233,3 +233,53 @@ proptest! {
         prop_assert!(cidr.contains(address.into()));
     }
 }
+
+#[test]
+fn the_node_api_comes_whole_or_not_at_all() {
+    let api = ca("x")
+        .replace("      x:", "")
+        .replace("          ", "      ");
+    let whole = format!(
+        "slipway:\n  node-api:\n    ca: {0}    certificate: {0}    key: {1}",
+        PEM.replace('X', "CERTIFICATE")
+            .replace("          ", "      "),
+        PEM.replace('X', "PRIVATE KEY")
+            .replace("          ", "      ")
+    );
+    let seed = parse(&whole).unwrap().seed;
+    assert!(seed.node_api.is_some());
+    assert!(!format!("{seed:?}").contains("PRIVATE"), "{seed:?}");
+    let part = format!("slipway:\n  node-api:{}", api.trim_end());
+    assert!(refusal(&part).contains("ca"), "{}", refusal(&part));
+    let swapped = whole.replacen("CERTIFICATE", "PUBLIC KEY", 2);
+    assert!(
+        refusal(&swapped).contains("node-api.ca"),
+        "{}",
+        refusal(&swapped)
+    );
+}
+
+#[test]
+fn redacted_means_every_secret() {
+    let body = format!(
+        "hostname: a\nslipway:\n  cluster:\n    token: s3cr3t\n    ca:\n{}{}{}",
+        ca("cluster"),
+        ca("etcd"),
+        ca("front-proxy")
+    );
+    let seed = parse(&body).unwrap().seed;
+    let shown = seed.to_redacted_json().unwrap().to_string();
+    assert!(
+        !shown.contains("s3cr3t") && !shown.contains("PRIVATE KEY"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("BEGIN CERTIFICATE") && shown.contains("\"a\""),
+        "{shown}"
+    );
+    let secrets = seed.secrets().unwrap();
+    assert_eq!(secrets.len(), 4);
+    assert!(secrets.contains(&"s3cr3t".to_owned()));
+    // And the next to serialise gets everything again.
+    assert_eq!(Seed::from_json(&seed.to_json().unwrap()).unwrap(), seed);
+}

@@ -6,8 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount, umount};
+use slipway_images::seed::Documents;
 
-use super::{Files, read_files};
+use super::read_files;
 use crate::files;
 use crate::modules::Modules;
 use crate::phase::{Context, Failure};
@@ -84,7 +85,11 @@ fn labelled<D: Read + Seek>(device: &mut D) -> Option<Kind> {
 ///
 /// # Errors
 /// When it can't be mounted, or a file on it can't be read.
-pub fn read(modules: &mut Modules, device: &Path, kind: Kind) -> Result<Option<Files>, Failure> {
+pub fn read(
+    modules: &mut Modules,
+    device: &Path,
+    kind: Kind,
+) -> Result<Option<Documents>, Failure> {
     let shown = device.display();
     for module in kind.modules() {
         // Mounting tells whether one was really needed.

@@ -1,0 +1,177 @@
+//! Answers for people.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use slipway_images::node::api::{Logs, SeedDiff, Status};
+use slipway_images::node::{Event, PhaseResult};
+
+use crate::error::Result;
+use crate::progress::Progress;
+
+/// A node's status as a page.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub struct Shown(pub Status);
+
+/// Bytes in the unit that gives few digits.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..0x4000_0000 => format!("{} MiB", bytes >> 20),
+        _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m{}s", seconds % 60),
+        3600..86_400 => format!("{hours}h{}m", minutes % 60),
+        _ => format!("{days}d{}h", hours % 24),
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = &self.0;
+        let mut line = |key: &str, value: &str| writeln!(f, "{key:12}{value}");
+        line("node", &status.name)?;
+        if let Some(image) = &status.image {
+            let slot = status.slot.as_ref();
+            let slot = slot.map_or_else(String::new, |slot| format!(", slot {slot}"));
+            line(
+                "image",
+                &format!("{} for {}{slot}", image.version, image.board),
+            )?;
+            line("kubernetes", &image.kubernetes)?;
+        }
+        line("kernel", &status.kernel)?;
+        line(
+            "up",
+            &format!("{}, load {:.2}", duration(status.uptime), status.load),
+        )?;
+        let memory = status.memory;
+        let free = format!("{} of {} free", size(memory.available), size(memory.total));
+        line("memory", &free)?;
+        match &status.cluster {
+            Some(cluster) => line("cluster", &cluster.message)?,
+            None => line("cluster", "none")?,
+        }
+        if let Some(boot) = &status.boot {
+            if let Some(ending) = &boot.ending {
+                line("state", ending)?;
+            }
+            for phase in boot
+                .phases
+                .iter()
+                .filter(|p| p.result == PhaseResult::Failed)
+            {
+                line("degraded", &format!("{}: {}", phase.name, phase.note))?;
+            }
+            for service in &boot.services {
+                let restarts = match service.restarts {
+                    0 => String::new(),
+                    n => format!(", restarted {n} times"),
+                };
+                let value = format!("{} {}{restarts}", service.name, service.state.word());
+                line("service", &value)?;
+            }
+            for address in &boot.addresses {
+                let value = format!("{} on {}", address.address, address.interface);
+                line("address", &value)?;
+            }
+        }
+        for disk in &status.disks {
+            line(
+                "disk",
+                &format!("{} {} {}", disk.name, size(disk.size), disk.model),
+            )?;
+        }
+        for fs in &status.filesystems {
+            let note = if fs.read_only { ", read-only" } else { "" };
+            let (free, all) = (size(fs.free), size(fs.size));
+            line(
+                "mount",
+                &format!("{} {free} of {all} free{note}", fs.mount_point),
+            )?;
+        }
+        for temperature in &status.temperatures {
+            let value = format!("{:.1} °C {}", temperature.celsius, temperature.sensor);
+            line("temperature", &value)?;
+        }
+        Ok(())
+    }
+}
+
+/// The logs there are.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub struct Names(pub Logs);
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.names.join("\n"))
+    }
+}
+
+/// What applying a seed changes.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub struct Changes(pub SeedDiff);
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.changes.is_empty() {
+            return f.write_str("nothing changes");
+        }
+        for change in &self.0.changes {
+            writeln!(f, "{change}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where something was written.
+#[derive(Serialize)]
+pub struct Saved {
+    /// The file.
+    pub file: PathBuf,
+}
+
+impl fmt::Display for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.display().fmt(f)
+    }
+}
+
+/// An event as a line; its time of day is UTC.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Line(Event);
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Event {
+            time,
+            kind,
+            subject,
+            message,
+        } = &self.0;
+        let seconds = i64::try_from(time / 1000).unwrap_or(i64::MAX);
+        let at = crate::time::rfc3339(seconds);
+        write!(f, "{at} {kind:9} {subject}: {message}")
+    }
+}
+
+/// Prints an event. One that isn't understood is of a newer node, and shown as it came.
+pub fn event(line: &str, progress: &Progress) -> Result<()> {
+    match serde_json::from_str(line) {
+        Ok(event) => progress.result(&Line(event)),
+        Err(_) => {
+            progress.say(line);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Connections: taken, bounded, served.
+//!
+//! | what | limit |
+//! |---|---|
+//! | connections at a time | 256; when full, the oldest without a client certificate gives way |
+//! | TLS handshake, a request's head, a request's body | 10 s each |
+//! | a connection without a client certificate | 20 s in all |
+//! | a request's head | 16 KiB, 64 headers |
+//! | a request's body | 4 MiB |
+//! | answers that flow (logs, events, support) at a time | 32 |
+//! | shells at a time | 8 |
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hyper::StatusCode;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustls::ServerConfig;
+use slipway_images::info::ImageInfo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::answer::Refusal;
+use crate::error::{Context as _, Error};
+use crate::identity::{self, Identity, Origin};
+use crate::notice;
+use crate::options::{Options, Tuning};
+use crate::paths::Paths;
+use crate::{routes, tls};
+
+/// Connections at a time.
+const CONNECTIONS: usize = 256;
+const HEAD_LIMIT: usize = 16 << 10;
+const HEADERS: usize = 64;
+const FLOWS: usize = 32;
+const SHELLS: usize = 8;
+
+/// What all requests share.
+pub struct App {
+    /// Where everything is.
+    pub paths: Paths,
+    /// What tests change.
+    pub tuning: Tuning,
+    /// Permits of answers that flow.
+    flows: Arc<Semaphore>,
+    /// Permits of shells.
+    shells: Arc<Semaphore>,
+    /// How TLS is done for the next connection.
+    tls: RwLock<Arc<ServerConfig>>,
+    /// When the image was built: now is not before.
+    built: SystemTime,
+}
+
+impl App {
+    /// The machine's name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        host_name()
+    }
+
+    /// Whom new connections meet from now on.
+    ///
+    /// # Errors
+    /// [`Error::Tls`]; then all stays as it was.
+    pub fn take_identity(&self, identity: &Identity) -> Result<(), Error> {
+        let config = tls::config(identity, self.built)?;
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    /// Room for an answer that flows.
+    ///
+    /// # Errors
+    /// 503 when there are too many already.
+    pub fn flow(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        permit(
+            &self.flows,
+            "logs and events are being followed by too many",
+        )
+    }
+
+    /// Room for a shell.
+    ///
+    /// # Errors
+    /// 503 when there are too many already.
+    pub fn shell(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        permit(&self.shells, "too many shells are open")
+    }
+
+    /// Does work that may wait for a disk, beside the loop that serves everybody.
+    ///
+    /// # Errors
+    /// 500 if it was broken off.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Refusal::failed(error.to_string()))
+    }
+}
+
+fn permit(from: &Arc<Semaphore>, full: &str) -> Result<OwnedSemaphorePermit, Refusal> {
+    Arc::clone(from).try_acquire_owned().map_err(|_| {
+        Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{full}; try again later"),
+        )
+    })
+}
+
+/// The machine's name.
+fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(
+        |_| "node".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// Serves until the process is ended.
+///
+/// # Errors
+/// When there is no identity, no port or no runtime to be had.
+pub fn run(options: Options) -> Result<(), Error> {
+    raise_file_limit();
+    let paths = Paths::new(&options.root, options.seed.as_deref());
+    let built = ImageInfo::read(&paths.image_info())
+        .map_err(|error| notice!("{error}"))
+        .ok()
+        .and_then(|info| u64::try_from(info.built).ok())
+        .map_or(UNIX_EPOCH, |seconds| {
+            UNIX_EPOCH + Duration::from_secs(seconds)
+        });
+    let (identity, origin) = identity::choose(&paths, &host_name(), built)?;
+    notice!(
+        "{}",
+        match origin {
+            Origin::Seed => "the seed says whom to let in",
+            Origin::Kept => "the seed in force has no node-api: an earlier one says whom to let in",
+            Origin::Own =>
+                "no seed has said whom to let in: only /healthz answers; give slipway.node-api in the seed",
+        }
+    );
+    let app = Arc::new(App {
+        tls: RwLock::new(tls::config(&identity, built)?),
+        paths,
+        tuning: options.tuning,
+        flows: Arc::new(Semaphore::new(FLOWS)),
+        shells: Arc::new(Semaphore::new(SHELLS)),
+        built,
+    });
+    // One thread serves; those that wait for disks and shells are bounded by the permits.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(FLOWS + SHELLS + 8)
+        .thread_stack_size(512 << 10)
+        .build()
+        .context(|| "start the runtime".to_owned())?;
+    runtime.block_on(async {
+        let listener = listen(&options.listen).await?;
+        let address = listener
+            .local_addr()
+            .context(|| "read the listening address".to_owned())?;
+        notice!("listening on {address}");
+        accept(listener, app).await
+    })
+}
+
+/// The default of 1024 descriptors is less than connections and files may need.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard));
+    if let Err(error) = raised {
+        notice!("raising the limit of open files: {error}");
+    }
+}
+
+async fn listen(addresses: &[SocketAddr]) -> Result<TcpListener, Error> {
+    let mut last = None;
+    for address in addresses {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(source) => {
+                last = Some(Error::Io {
+                    action: format!("listen on {address}"),
+                    source,
+                });
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::Usage("nowhere to listen".to_owned())))
+}
+
+async fn accept(listener: TcpListener, app: Arc<App>) -> Result<(), Error> {
+    let connections = Connections::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => connections.take(stream, peer, &app),
+            Err(error) => {
+                // Out of descriptors or memory: somebody gives way, and the next may come.
+                notice!("accepting a connection: {error}");
+                connections.give_way(0);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// The connections there are, oldest first.
+#[derive(Clone, Default)]
+struct Connections(Arc<Mutex<Book>>);
+
+#[derive(Default)]
+struct Book {
+    next: u64,
+    open: BTreeMap<u64, Entry>,
+}
+
+struct Entry {
+    known: Arc<AtomicBool>,
+    abort: AbortHandle,
+}
+
+impl Connections {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the oldest connections of strangers until fewer than `most` are left. Gives
+    /// whether that many are.
+    fn give_way(&self, most: usize) -> bool {
+        let mut book = self.book();
+        while book.open.len() >= most.max(1) {
+            let stranger = book
+                .open
+                .iter()
+                .find(|(_, entry)| !entry.known.load(Ordering::Relaxed))
+                .map(|(id, _)| *id);
+            let Some(entry) = stranger.and_then(|id| book.open.remove(&id)) else {
+                return false;
+            };
+            entry.abort.abort();
+            if most == 0 {
+                break;
+            }
+        }
+        true
+    }
+
+    fn take(&self, stream: TcpStream, peer: SocketAddr, app: &Arc<App>) {
+        if !self.give_way(CONNECTIONS) {
+            // All are known: the newcomer has to come again.
+            return;
+        }
+        let known = Arc::new(AtomicBool::new(false));
+        let mut book = self.book();
+        let id = book.next;
+        book.next += 1;
+        let (all, app, flag) = (self.clone(), Arc::clone(app), Arc::clone(&known));
+        let task = tokio::spawn(async move {
+            serve(stream, peer, app, &flag).await;
+            all.book().open.remove(&id);
+        });
+        let abort = task.abort_handle();
+        book.open.insert(id, Entry { known, abort });
+    }
+}
+
+/// One connection, from its handshake to its end. Whatever goes wrong concerns the other side
+/// alone; it isn't logged, as anybody could fill the log with it.
+async fn serve(stream: TcpStream, peer: SocketAddr, app: Arc<App>, known: &AtomicBool) {
+    let config = Arc::clone(&app.tls.read().unwrap_or_else(PoisonError::into_inner));
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    let Ok(Ok(stream)) = timeout(app.tuning.patience, handshake).await else {
+        return;
+    };
+    let caller = tls::caller(stream.get_ref().1.peer_certificates());
+    let stranger = caller.is_none();
+    known.store(!stranger, Ordering::Relaxed);
+    let (patience, limit) = (app.tuning.patience, app.tuning.stranger);
+    let service = service_fn(move |request| {
+        let (app, caller) = (Arc::clone(&app), caller.clone());
+        async move { Ok::<_, Infallible>(routes::answer(app, caller, peer, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_buf_size(HEAD_LIMIT)
+        .max_headers(HEADERS)
+        .keep_alive(!stranger)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if stranger {
+        drop(timeout(limit, connection).await);
+    } else {
+        drop(connection.await);
+    }
+}

@@ -1,0 +1,48 @@
+//! `GET /v1/status`.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use slipway_images::info::ImageInfo;
+use slipway_images::node::api::{Image, Status};
+
+use crate::answer::{Outcome, json};
+use crate::paths::Paths;
+use crate::routes::Call;
+use crate::system::System;
+
+/// `GET /v1/status`
+pub async fn status(call: Call) -> Outcome {
+    let (paths, name) = (call.app.paths.clone(), call.app.name());
+    let status = call.app.blocking(move || gather(&paths, name)).await?;
+    json(&status)
+}
+
+/// Everything that is known. What can't be read is left out.
+#[must_use]
+pub fn gather(paths: &Paths, name: String) -> Status {
+    let system = System::new(paths.root());
+    Status {
+        name,
+        image: ImageInfo::read(&paths.image_info()).ok().map(Image::from),
+        slot: system.slot(),
+        kernel: system.kernel(),
+        uptime: system.uptime(),
+        time: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |passed| passed.as_secs()),
+        boot: read(&paths.status()),
+        cluster: read(&paths.cluster_status()),
+        memory: system.memory(),
+        load: system.load(),
+        disks: system.disks(),
+        filesystems: system.filesystems(),
+        interfaces: system.interfaces(),
+        temperatures: system.temperatures(),
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
