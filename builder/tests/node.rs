@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use slipway_access::node_api::{Credential, Role, serving};
 use slipway_access::pki::CertificateAuthority;
+use slipway_images::seed::Effect;
 
 /// The program, built beside this test's own.
 fn noded() -> PathBuf {
@@ -210,17 +211,15 @@ fn a_seed_is_checked_compared_and_applied() {
     let write = |text: &str| fs::write(seed.join("user-data"), text).unwrap();
     write("#cloud-config\nhostname: [x]\n");
     let (code, said) = bench.bad("operator.pem", &["apply", "seed"]);
-    assert!(code == 3 && said.contains("line 2"), "{code} {said}");
+    assert!(
+        code == 3 && said.contains("user-data:2:11"),
+        "{code} {said}"
+    );
     write("#cloud-config\nhostname: node2\n");
     let stored = bench.at("root/var/lib/slipway/seed/applied.json");
-    let line = |text: &str, key: &str| -> String {
-        text.lines()
-            .find(|l| l.starts_with(key))
-            .unwrap_or_default()
-            .to_owned()
-    };
     let said = bench.good(&["apply", "--dry-run", "seed"]);
-    assert!(line(&said, "hostname").ends_with("with a reboot"), "{said}");
+    assert!(said.contains("hostname: \"node1\" -> \"node2\""), "{said}");
+    assert!(said.trim_end().ends_with(Effect::Reset.advice()), "{said}");
     assert!(!stored.exists());
     bench.good(&["apply", "seed/user-data"]);
     assert!(stored.exists());

@@ -47,7 +47,7 @@ pub use cluster::{
     CaPair, CaSeed, Cluster, Component, Datastore, Effect as TaintEffect, Flag, Registry, Role,
     San, Taint, Token,
 };
-pub use diff::{Change, Effect, What, diff, effect};
+pub use diff::{Change, Effect, What, diff, effect, effect_of};
 pub use files::ROOTS;
 pub use finding::{Document, Finding, Place, Severity};
 pub use machine::{

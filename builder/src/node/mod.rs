@@ -7,7 +7,6 @@ mod client;
 mod shell;
 mod show;
 
-use std::fs;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,13 +17,14 @@ use slipway_access::kubeconfig::Kubeconfig;
 use slipway_access::node_api::{Credential, CredentialError};
 use slipway_images::node::api::{SeedDiff, Status};
 use slipway_images::node::{ANY_NODE, PORT};
-use slipway_images::seed::{Documents, Secret};
+use slipway_images::seed::Effect;
 use slipway_qemu::VmName;
 
 use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::Progress;
 use crate::run::identity::CREDENTIAL_FILE;
 use crate::run::{Context, chosen};
+use crate::seed::load::load;
 use client::Client;
 
 /// Talk to a node's own API.
@@ -318,31 +318,6 @@ fn kubeconfig(client: &Client, target: &Target, server: Option<&str>) -> Result<
         .map_err(|e| Error::new(Kind::Io, format!("writing to stdout: {e}")))
 }
 
-/// A seed's files: of a directory, or a user-data file alone.
-fn read_seed(path: &Path) -> Result<Documents> {
-    let read = |path: &Path| {
-        fs::read_to_string(path)
-            .at("reading", path)
-            .map(Secret::new)
-    };
-    if !path.is_dir() {
-        return Ok(Documents {
-            user_data: read(path)?,
-            network_config: None,
-            meta_data: None,
-        });
-    }
-    let optional = |name: &str| {
-        let path = path.join(name);
-        path.exists().then(|| read(&path)).transpose()
-    };
-    Ok(Documents {
-        user_data: read(&path.join("user-data"))?,
-        network_config: optional("network-config")?,
-        meta_data: optional("meta-data")?,
-    })
-}
-
 fn apply(
     client: &Client,
     seed: &Path,
@@ -350,11 +325,8 @@ fn apply(
     reboot: bool,
     progress: &Progress,
 ) -> Result<()> {
-    let files = read_seed(seed)?;
     // Refused here with the line, without a node.
-    files
-        .check()
-        .map_err(|e| Error::new(Kind::Input, e.to_string()).within(seed.display()))?;
+    let files = load(seed)?.documents()?;
     let body: Value = serde_json::to_value(&files)
         .map_err(|e| Error::new(Kind::Bug, format!("writing the seed: {e}")))?;
     let diff: SeedDiff = match dry_run {
@@ -364,7 +336,7 @@ fn apply(
     for warning in &diff.warnings {
         progress.warn(warning);
     }
-    let needed = diff.reboot;
+    let needed = diff.effect >= Some(Effect::Reboot);
     progress.result(&show::Changes(diff))?;
     if needed && reboot && !dry_run {
         client.post("/v1/reboot", None)?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use slipway_images::node::api::{Logs, SeedDiff, Status};
 use slipway_images::node::{Event, PhaseResult};
+use slipway_images::seed::Effect;
 
 use crate::error::Result;
 use crate::progress::Progress;
@@ -123,13 +124,10 @@ pub struct Changes(pub SeedDiff);
 
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.changes.is_empty() {
-            return f.write_str("nothing changes");
-        }
         for change in &self.0.changes {
             writeln!(f, "{change}")?;
         }
-        Ok(())
+        f.write_str(self.0.effect.map_or("nothing changes", Effect::advice))
     }
 }
 

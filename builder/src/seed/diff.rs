@@ -35,11 +35,7 @@ impl fmt::Display for Report {
         }
         f.write_str(match self.effect {
             None => "no difference",
-            Some(Effect::Live) => "a node follows at once",
-            Some(Effect::Reboot) => "a node has to be rebooted",
-            Some(Effect::Reset) => {
-                "a node has to be reset: it starts over with an empty data partition"
-            }
+            Some(effect) => effect.advice(),
         })
     }
 }
@@ -52,7 +48,7 @@ pub fn diff(args: &DiffArgs, progress: &Progress) -> Result<()> {
     );
     let changes = seed::diff(&old, &new);
     progress.result(&Report {
-        effect: changes.iter().map(|change| change.effect).max(),
+        effect: seed::effect_of(&changes),
         changes,
     })
 }

@@ -5,7 +5,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use slipway_images::seed::{Document, Finding, HEADER, Place, Seed, SeedFiles, Severity};
+use slipway_images::seed::{
+    Document, Documents, Finding, HEADER, Place, Secret, Seed, SeedFiles, Severity,
+};
 
 use crate::error::{At as _, Error, Kind, Result};
 
@@ -154,15 +156,11 @@ impl Loaded {
         if !unreadable.is_empty() {
             return (None, self.placed(unreadable.into_iter().cloned()));
         }
-        let text = |document: Document| {
-            let found = self.texts.iter().find(|text| text.document == document)?;
-            found.text.as_deref().ok()
-        };
         let files = SeedFiles {
             // A single other document is checked beside an empty one.
-            user_data: text(Document::UserData).unwrap_or(HEADER),
-            network_config: text(Document::NetworkConfig),
-            meta_data: text(Document::MetaData),
+            user_data: self.text(Document::UserData).unwrap_or(HEADER),
+            network_config: self.text(Document::NetworkConfig),
+            meta_data: self.text(Document::MetaData),
         };
         match Seed::read(files) {
             Ok(parsed) => (Some(parsed.seed), self.placed(parsed.warnings)),
@@ -186,6 +184,25 @@ impl Loaded {
                 self.path.display()
             ))
         })
+    }
+
+    /// The texts, if a node would take them.
+    ///
+    /// # Errors
+    /// Those of [`Loaded::seed`].
+    pub fn documents(&self) -> Result<Documents> {
+        self.seed()?;
+        let text = |document| self.text(document).map(Secret::new);
+        Ok(Documents {
+            user_data: text(Document::UserData).unwrap_or_else(|| Secret::new(HEADER)),
+            network_config: text(Document::NetworkConfig),
+            meta_data: text(Document::MetaData),
+        })
+    }
+
+    fn text(&self, document: Document) -> Option<&str> {
+        let found = self.texts.iter().find(|text| text.document == document)?;
+        found.text.as_deref().ok()
     }
 
     fn placed(&self, findings: impl IntoIterator<Item = Finding>) -> Vec<Found> {

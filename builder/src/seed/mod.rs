@@ -6,7 +6,7 @@ mod diff;
 pub mod embed;
 pub mod files;
 pub mod iso;
-mod load;
+pub mod load;
 mod new;
 mod schema;
 pub mod volume;

@@ -132,7 +132,7 @@ fn a_diff_says_what_it_takes() {
     assert!(out.status.success(), "{}", stderr(&out));
     assert_eq!(
         stdout(&out),
-        "live    ntp.servers: [] -> [\"192.0.2.9\"]\na node follows at once\n"
+        "reboot  ntp.servers: [] -> [\"192.0.2.9\"]\na node has to be rebooted\n"
     );
 
     // Another token, and other addresses of pods: nothing secret is shown.

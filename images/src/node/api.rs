@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Boot;
-use crate::seed::Change;
+use crate::seed::{Change, Effect};
 
 /// Everything about a node at a glance: `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -193,8 +193,8 @@ pub struct SeedDiff {
     pub changes: Vec<Change>,
     /// What has no effect, such as unknown keys, with its line.
     pub warnings: Vec<String>,
-    /// Whether a reboot is needed for all of it to take effect.
-    pub reboot: bool,
+    /// What all changes together take; null if nothing changes.
+    pub effect: Option<Effect>,
 }
 
 /// Which node is meant: `POST /v1/reset`.

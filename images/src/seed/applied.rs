@@ -148,6 +148,6 @@ mod tests {
     #[test]
     fn a_broken_seed_is_refused_with_its_line() {
         let error = files("hostname: [a]\n").check().unwrap_err();
-        assert!(error.to_string().contains("line 2"), "{error}");
+        assert!(error.to_string().contains("user-data:2:11"), "{error}");
     }
 }

@@ -21,6 +21,18 @@ pub enum Effect {
     Reset,
 }
 
+impl Effect {
+    /// What has to be done, in words, for the node to follow.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Live => "a node follows at once",
+            Self::Reboot => "a node has to be rebooted",
+            Self::Reset => "a node has to be reset: it starts over with an empty data partition",
+        }
+    }
+}
+
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -95,9 +107,7 @@ const UNSEEN: &[&str] = &[
     "cluster.datastore",
     "cluster.ca",
     "cluster.extra-args",
-    "node-api.key",
-    "node-api.certificate",
-    "node-api.ca",
+    "node-api",
     "registries",
     "write-files",
     "ca-certs.trusted",
@@ -108,6 +118,12 @@ const UNSEEN: &[&str] = &[
 
 /// Longest value that is shown, in bytes.
 const SHOWN: usize = 60;
+
+/// What all of them together take.
+#[must_use]
+pub fn effect_of(changes: &[Change]) -> Option<Effect> {
+    changes.iter().map(|change| change.effect).max()
+}
 
 /// All differences, in the order of their keys; what takes most is not put first.
 #[must_use]

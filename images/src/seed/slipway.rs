@@ -242,13 +242,19 @@ fn check_registry(keys: RegistryKeys, cx: &mut Cx) -> Registry {
 
 fn check_node_api(api: At<NodeApiKeys>, cx: &mut Cx) -> Option<NodeApi> {
     let keys = api.value;
-    let (Some(ca), Some(certificate), Some(key)) = (keys.ca, keys.certificate, keys.key) else {
-        cx.error(
+    let given = [
+        ("ca", keys.ca.is_some()),
+        ("certificate", keys.certificate.is_some()),
+        ("key", keys.key.is_some()),
+    ];
+    for (key, _) in given.iter().filter(|(_, is_there)| !is_there) {
+        cx.lacks(
             &api.spot,
-            "needs all three of `ca`, `certificate` and `key`",
+            key,
+            ": give all of ca, certificate and key, or none",
         );
-        return None;
-    };
+    }
+    let (ca, certificate, key) = (keys.ca?, keys.certificate?, keys.key?);
     Some(NodeApi {
         ca: ca.value.0,
         certificate: certificate.value.0,

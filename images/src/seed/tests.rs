@@ -236,21 +236,21 @@ proptest! {
 
 #[test]
 fn the_node_api_comes_whole_or_not_at_all() {
-    let api = ca("x")
-        .replace("      x:", "")
-        .replace("          ", "      ");
+    let pem = |label| format!("{}\n", PEM.replace('X', label).trim_end());
     let whole = format!(
         "slipway:\n  node-api:\n    ca: {0}    certificate: {0}    key: {1}",
-        PEM.replace('X', "CERTIFICATE")
-            .replace("          ", "      "),
-        PEM.replace('X', "PRIVATE KEY")
-            .replace("          ", "      ")
+        pem("CERTIFICATE"),
+        pem("PRIVATE KEY")
     );
     let seed = parse(&whole).unwrap().seed;
     assert!(seed.node_api.is_some());
     assert!(!format!("{seed:?}").contains("PRIVATE"), "{seed:?}");
-    let part = format!("slipway:\n  node-api:{}", api.trim_end());
-    assert!(refusal(&part).contains("ca"), "{}", refusal(&part));
+    let (part, _) = whole.split_once("    key:").unwrap();
+    assert!(
+        refusal(part).contains("slipway.node-api: lacks `key`"),
+        "{}",
+        refusal(part)
+    );
     let swapped = whole.replacen("CERTIFICATE", "PUBLIC KEY", 2);
     assert!(
         refusal(&swapped).contains("node-api.ca"),

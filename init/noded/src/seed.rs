@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use slipway_access::durable;
 use slipway_images::node::api::{SeedDiff, SeedInForce};
-use slipway_images::seed::{Applied, Documents, Effect, NOTHING, Seed, diff as differences};
+use slipway_images::seed::{Applied, Documents, NOTHING, Seed, diff as differences, effect_of};
 
 use crate::answer::{Outcome, Refusal, json};
 use crate::identity::{Identity, read_seed};
@@ -75,7 +75,7 @@ fn compare(paths: &Paths, files: &Documents) -> Result<(SeedDiff, Seed), Refusal
     let before = read_seed(paths).unwrap_or_default();
     let changes = differences(&before, &parsed.seed);
     let diff = SeedDiff {
-        reboot: changes.iter().any(|change| change.effect >= Effect::Reboot),
+        effect: effect_of(&changes),
         changes,
         warnings: parsed.warnings.iter().map(ToString::to_string).collect(),
     };

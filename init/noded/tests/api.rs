@@ -235,7 +235,7 @@ fn a_seed_is_shown_compared_applied_and_forgotten() {
         keys.contains(&"hostname") && keys.contains(&"node-api.certificate"),
         "{diff}"
     );
-    assert_eq!(diff["reboot"], true);
+    assert_eq!(diff["effect"], "reset");
     assert!(!diff.to_string().contains("PRIVATE"));
     let stored = node.at("var/lib/slipway/seed/applied.json");
     assert!(!stored.exists(), "comparing changes nothing");
@@ -243,7 +243,7 @@ fn a_seed_is_shown_compared_applied_and_forgotten() {
     let broken = json!({"user-data": "#cloud-config\nhostname: [x]\n"});
     let reply = node.ask(&owner.operator, "PUT", "/v1/seed", Some(&broken));
     assert_eq!(reply.status, 422);
-    assert!(reply.text().contains("line 2"), "{}", reply.text());
+    assert!(reply.text().contains("user-data:2:11"), "{}", reply.text());
     let not_files = node.ask(
         &owner.operator,
         "PUT",
