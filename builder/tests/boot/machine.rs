@@ -261,7 +261,8 @@ pub fn boot_with(seed: Vec<u8>) -> Node {
     Node::boot(setup)
 }
 
-fn image() -> PathBuf {
+/// The image under test.
+pub fn image() -> PathBuf {
     let image = std::env::var_os("SLIPWAY_IMAGE").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images/x86_64.img"),
         PathBuf::from,
@@ -288,7 +289,8 @@ fn said(e: impl Display) -> String {
     e.to_string()
 }
 
-fn run(command: &mut Command) {
+/// Runs a program that must succeed.
+pub fn run(command: &mut Command) {
     let out = command
         .output()
         .unwrap_or_else(|e| panic!("{command:?}: {e}"));

@@ -13,6 +13,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod flashed;
 mod machine;
 
 use std::time::Duration;
@@ -93,7 +94,7 @@ fn the_power_button_ends_it_in_order() {
 fn a_broken_seed_is_said_and_no_cluster_is_started() {
     let mut node = machine::boot_with(b"#cloud-config\nhostname: [not, a, name]\n".to_vec());
     let said = node.wait_console("seed FAILED", 3 * MINUTE);
-    assert!(said.contains("line 2"), "{said}");
+    assert!(said.contains("user-data:2:11"), "{said}");
     // Reachable, and all that doesn't depend on the seed runs.
     node.wait_console("slipway: address", MINUTE);
     node.wait_console("containerd: ready", 2 * MINUTE);

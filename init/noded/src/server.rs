@@ -9,10 +9,12 @@
 //! | a request's body | 4 MiB |
 //! | answers that flow (logs, events, support) at a time | 32 |
 //! | shells at a time | 8 |
+//! | answers under way when the machine stops | 2 s to be done |
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,7 +27,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use slipway_images::info::ImageInfo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -44,6 +47,9 @@ const HEAD_LIMIT: usize = 16 << 10;
 const HEADERS: usize = 64;
 const FLOWS: usize = 32;
 const SHELLS: usize = 8;
+/// For answers under way when the process is told to end: whoever asked for a reboot is to
+/// hear that it comes. Some answers never end by themselves.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What all requests share.
 pub struct App {
@@ -57,6 +63,8 @@ pub struct App {
     shells: Arc<Semaphore>,
     /// How TLS is done for the next connection.
     tls: RwLock<Arc<ServerConfig>>,
+    /// Whether no more is answered. Each connection listens to it, and so is counted by it.
+    leaving: watch::Sender<bool>,
     /// When the image was built: now is not before.
     built: SystemTime,
 }
@@ -128,7 +136,7 @@ fn host_name() -> String {
     )
 }
 
-/// Serves until the process is ended.
+/// Serves until the process is told to end (SIGTERM), and then what is asked already.
 ///
 /// # Errors
 /// When there is no identity, no port or no runtime to be had.
@@ -158,6 +166,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         tuning: options.tuning,
         flows: Arc::new(Semaphore::new(FLOWS)),
         shells: Arc::new(Semaphore::new(SHELLS)),
+        leaving: watch::Sender::new(false),
         built,
     });
     // One thread serves; those that wait for disks and shells are bounded by the permits.
@@ -168,14 +177,26 @@ pub fn run(options: Options) -> Result<(), Error> {
         .thread_stack_size(512 << 10)
         .build()
         .context(|| "start the runtime".to_owned())?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
+        let mut told =
+            signal(SignalKind::terminate()).context(|| "listen to SIGTERM".to_owned())?;
         let listener = listen(&options.listen).await?;
         let address = listener
             .local_addr()
             .context(|| "read the listening address".to_owned())?;
         notice!("listening on {address}");
-        accept(listener, app).await
-    })
+        tokio::select! {
+            failed = accept(listener, Arc::clone(&app)) => failed,
+            _ = told.recv() => {
+                app.leaving.send_replace(true);
+                drop(timeout(FAREWELL, app.leaving.closed()).await);
+                Ok(())
+            }
+        }
+    });
+    // Threads that wait for a disk or a shell don't keep the process.
+    runtime.shutdown_background();
+    served
 }
 
 /// The default of 1024 descriptors is less than connections and files may need.
@@ -281,6 +302,7 @@ impl Connections {
 /// One connection, from its handshake to its end. Whatever goes wrong concerns the other side
 /// alone; it isn't logged, as anybody could fill the log with it.
 async fn serve(stream: TcpStream, peer: SocketAddr, app: Arc<App>, known: &AtomicBool) {
+    let mut leaving = app.leaving.subscribe();
     let config = Arc::clone(&app.tls.read().unwrap_or_else(PoisonError::into_inner));
     let handshake = TlsAcceptor::from(config).accept(stream);
     let Ok(Ok(stream)) = timeout(app.tuning.patience, handshake).await else {
@@ -302,9 +324,25 @@ async fn serve(stream: TcpStream, peer: SocketAddr, app: Arc<App>, known: &Atomi
         .keep_alive(!stranger)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
+    let mut connection = pin!(connection);
+    let whole = async {
+        tokio::select! {
+            done = connection.as_mut() => done,
+            () = told(&mut leaving) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
     if stranger {
-        drop(timeout(limit, connection).await);
+        drop(timeout(limit, whole).await);
     } else {
-        drop(connection.await);
+        drop(whole.await);
     }
+}
+
+/// Comes when the process is to end.
+async fn told(leaving: &mut watch::Receiver<bool>) {
+    // What it gives is locked; and a sender that is gone means the same.
+    drop(leaving.wait_for(|leaving| *leaving).await);
 }

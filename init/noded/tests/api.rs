@@ -187,6 +187,22 @@ fn reboot_and_poweroff_ask_init_and_are_audited() {
 }
 
 #[test]
+fn an_order_to_reboot_is_answered_though_the_machine_ends() {
+    let owner = Owner::new();
+    let mut node = Node::start_as_init(prepared(Some(&owner.checked_seed())));
+    // Idle, and flowing without an end: neither keeps the process.
+    let _idle = node.connect(&owner.operator).unwrap();
+    node.write("var/log/slipway/containerd.log", "one\n");
+    let mut following = node.connect(&owner.operator).unwrap();
+    let path = "/v1/logs/containerd?follow=true";
+    send(&mut following, "GET", path, "", "").unwrap();
+    read_until(&mut following, &mut String::new(), "one\n");
+    let reply = node.ask(&owner.operator, "POST", "/v1/reboot", None);
+    assert_eq!(reply.status, 200);
+    assert!(node.ended().success());
+}
+
+#[test]
 fn the_kubeconfig_is_the_operators() {
     let owner = Owner::new();
     let node = Node::start(Some(&owner.checked_seed()));

@@ -87,7 +87,20 @@ impl Node {
     }
 
     pub fn start_in(root: tempfile::TempDir, more: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_noded"))
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_noded")), root, more)
+    }
+
+    /// One that is ended by its own orders, before they are answered, as by an `init` that
+    /// could not be faster.
+    pub fn start_as_init(root: tempfile::TempDir) -> Self {
+        let mut shell = Command::new("sh");
+        let exec = r#"exec "$0" --init $$ "$@""#;
+        shell.args(["-c", exec, env!("CARGO_BIN_EXE_noded")]);
+        Self::start_by(shell, root, &[])
+    }
+
+    fn start_by(mut command: Command, root: tempfile::TempDir, more: &[&str]) -> Self {
+        let mut child = command
             .arg("--root")
             .arg(root.path())
             .args(["--listen", "127.0.0.1:0"])
@@ -131,6 +144,11 @@ impl Node {
         let path = self.at(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    /// Waits for it to end by itself.
+    pub fn ended(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// Ends it and gives its root to another.
