@@ -165,7 +165,18 @@ fn a_flashed_node_is_reached_changed_and_reset() {
         files.contains("flashed") && files.contains("forgotten"),
         "{files}"
     );
-    assert_ne!(owned.machine_id(), first);
+    let second = owned.machine_id();
+    assert_ne!(second, first);
+
+    // Onto a larger disk.
+    owned.node.power_down(2 * MINUTE);
+    let disk = owned.node.dir().join(&owned.node.machine().disks[0].path);
+    run(Command::new("qemu-img").arg("resize").arg(disk).arg("+8G"));
+    owned.node.power_on();
+    let line = owned.node.wait_console("] partitions ", 3 * MINUTE);
+    assert!(line.contains("data grown"), "{line}");
+    owned.wait_booted("from the boot partition", "grown to ", "none");
+    assert_eq!(owned.machine_id(), second);
     owned.node.power_down(2 * MINUTE);
 }
 

@@ -10,7 +10,7 @@ use slipway_access::kubeconfig::Kubeconfig;
 use slipway_access::node_api::{Credential, Role as ApiRole};
 use slipway_access::pki::{self, CertificateAuthority, KeyCertificate};
 use slipway_images::node::ANY_NODE;
-use slipway_images::seed::{Datastore, Role, Seed, SeedFiles};
+use slipway_images::seed::{Datastore, Finding, Role, Seed, SeedFiles};
 
 use super::{command, new_in, seed, stderr, stdout};
 
@@ -25,7 +25,9 @@ fn read(dir: &Path) -> Seed {
         meta_data: Some(&text(&dir.join("meta-data"))),
     });
     let parsed = parsed.unwrap();
-    assert_eq!(parsed.warnings, []);
+    // There is no ssh server in the image yet, which is said of keys.
+    let odd = |found: &&Finding| found.key != "ssh_authorized_keys";
+    assert_eq!(parsed.warnings.iter().find(odd), None);
     parsed.seed
 }
 

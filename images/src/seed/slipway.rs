@@ -183,6 +183,9 @@ impl Word for Datastore {
     }
 }
 
+/// What is read and checked, and nothing on a node acts on.
+const NOT_YET: &str = "is not followed by this version of Slipway yet";
+
 /// Takes what stands under `slipway:` into the seed.
 pub(super) fn check(keys: SlipwayKeys, seed: &mut Seed, cx: &mut Cx) {
     if let Some(cluster) = keys.cluster {
@@ -196,21 +199,32 @@ pub(super) fn check(keys: SlipwayKeys, seed: &mut Seed, cx: &mut Cx) {
             );
             continue;
         }
+        cx.warn(&name.spot, NOT_YET);
         let registry = check_registry(registry.value, cx);
         seed.registries.insert(name.value, registry);
     }
-    seed.update = Update {
-        channel: keys.update.and_then(|u| u.value.channel).map(|c| c.value.0),
-    };
-    seed.console = Console {
-        status: keys
-            .console
-            .and_then(|c| c.value.status)
-            .is_none_or(|s| s.value),
-    };
-    seed.data = Data {
-        encrypt: keys.data.and_then(|d| d.value.encrypt).map(|e| e.value),
-    };
+    if let Some(channel) = keys.update.and_then(|update| update.value.channel) {
+        cx.warn(&channel.spot, NOT_YET);
+        seed.update = Update {
+            channel: Some(channel.value.0),
+        };
+    }
+    if let Some(status) = keys.console.and_then(|console| console.value.status) {
+        cx.warn(&status.spot, NOT_YET);
+        seed.console = Console {
+            status: status.value,
+        };
+    }
+    if let Some(encrypt) = keys.data.and_then(|data| data.value.encrypt) {
+        // No warning: who asks for this must not find out later that it wasn't done.
+        cx.error(
+            &encrypt.spot,
+            "can't be done by this version of Slipway yet, and data would lie there in the clear",
+        );
+        seed.data = Data {
+            encrypt: Some(encrypt.value),
+        };
+    }
     if let Some(api) = keys.node_api {
         seed.node_api = check_node_api(api, cx);
     }
