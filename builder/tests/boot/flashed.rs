@@ -40,7 +40,7 @@ impl Owned {
         let seed = at("home").join(NODE);
         append(
             &seed.join("user-data"),
-            "write_files:\n- {path: /etc/mark, content: flashed}\n",
+            "write_files:\n- {path: /var/lib/first, content: whole}\n- {path: /etc/mark, content: flashed}\n",
         );
         run(slipway()
             .arg("flash")
@@ -177,6 +177,48 @@ fn a_flashed_node_is_reached_changed_and_reset() {
     assert!(line.contains("data grown"), "{line}");
     owned.wait_booted("from the boot partition", "grown to ", "none");
     assert_eq!(owned.machine_id(), second);
+    owned.node.power_down(2 * MINUTE);
+}
+
+/// Each step of the first boot, as the console names it when it is done; the power goes then.
+const STEPS: [&str; 8] = [
+    "] partitions ",
+    "] root ",
+    "] data ",
+    "] applied seed ",
+    "] identity ",
+    "] instance ",
+    "containerd: started",
+    "clusterd: started",
+];
+
+#[test]
+#[ignore = "boots a machine: run with --ignored"]
+fn power_cuts_in_the_first_boot_are_made_good_by_the_next() {
+    let mut owned = Owned::flashed();
+    for step in STEPS {
+        let line = owned.node.wait_console(step, 3 * MINUTE);
+        assert!(!line.contains("FAILED"), "{line}");
+        owned.node.cut_power();
+        owned.node.power_on();
+    }
+    owned.wait_booted("from the boot partition", "", "none");
+    let files = owned.shell("cat /etc/mark /var/lib/first");
+    assert!(
+        files.contains("flashed") && files.contains("whole"),
+        "{files}"
+    );
+    let id = owned.machine_id();
+    // What is done once is done, and the next boot finds it as it is.
+    let firsts = |owned: &Owned| owned.node.console().matches("first boot of").count();
+    let before = firsts(&owned);
+    owned.node.power_down(2 * MINUTE);
+    owned.node.power_on();
+    owned.wait_booted("from the boot partition", "", "none");
+    assert_eq!(owned.machine_id(), id);
+    assert_eq!(firsts(&owned), before);
+    let console = owned.node.console();
+    assert!(!console.contains("FAILED"), "{console}");
     owned.node.power_down(2 * MINUTE);
 }
 
