@@ -139,10 +139,14 @@ fn odd_files_are_warned_of() {
 fn a_seed_too_large_for_the_boot_partition_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let image = image(dir.path());
-    // Fill the partition, so that there is no room.
+    // Fill the partition, but for less than the seed will have.
     let esp = cut_out(&image, ESP);
+    let listing = run("mdir", &["-i", str(&esp)]);
+    let (free, _) = listing.rsplit_once(" bytes free").unwrap();
+    let free = free.rsplit('\n').next().unwrap();
+    let free: usize = free.replace([' ', ','], "").parse().unwrap();
     let filler = dir.path().join("filler");
-    fs::write(&filler, noise(3, 38 << 20)).unwrap();
+    fs::write(&filler, noise(3, free - 500_000)).unwrap();
     run("mcopy", &["-i", str(&esp), str(&filler), "::/filler"]);
     File::options()
         .write(true)
