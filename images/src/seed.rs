@@ -41,7 +41,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use applied::{APPLIED_FILE, Applied, Documents, NOTHING, OUTSIDE_FILE};
+pub use applied::{APPLIED_FILE, Applied, Documents, NOTHING, OUTSIDE_FILE, outside};
 pub use cidr::{Cidr, CidrError};
 pub use cluster::{
     CaPair, CaSeed, Cluster, Component, Datastore, Effect as TaintEffect, Flag, Registry, Role,

@@ -100,10 +100,7 @@ impl Client {
                 DefaultConnector::default(),
                 Fixed(addresses.clone()),
             ),
-            at: match host.contains(':') {
-                true => format!("[{host}]:{port}"),
-                false => format!("{host}:{port}"),
-            },
+            at: authority(host, port),
             addresses,
             name: name.to_owned(),
             port,
@@ -246,6 +243,14 @@ impl Client {
 
     fn broken_off(&self, error: &std::io::Error) -> Error {
         Error::new(Kind::Network, format!("{} broke off: {error}", self.at))
+    }
+}
+
+/// `HOST:PORT`, as in a URL.
+pub fn authority(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
     }
 }
 

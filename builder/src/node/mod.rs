@@ -23,9 +23,10 @@ use slipway_qemu::VmName;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::Progress;
 use crate::run::identity::CREDENTIAL_FILE;
+use crate::run::start::API_PORT;
 use crate::run::{Context, chosen};
 use crate::seed::load::load;
-use client::Client;
+use client::{Client, authority};
 
 /// Talk to a node's own API.
 #[derive(Debug, Clone, Args)]
@@ -225,7 +226,7 @@ fn target(args: &NodeArgs, context: &Context<'_>) -> Result<Target> {
         return Err(Error::new(Kind::Input, why).hint("start it over: slipway run --fresh"));
     };
     let kubernetes = machine
-        .host_port(crate::run::start::API_PORT)
+        .host_port(API_PORT)
         .map(|port| format!("https://127.0.0.1:{port}"));
     Ok(Target {
         host: "127.0.0.1".into(),
@@ -306,14 +307,10 @@ fn kubeconfig(client: &Client, target: &Target, server: Option<&str>) -> Result<
     let text = client.text("/v1/kubeconfig")?;
     let mut config = Kubeconfig::parse(&text)
         .map_err(|why| Error::new(Kind::Tool, format!("the node's kubeconfig: {why}")))?;
-    let host = match target.host.contains(':') {
-        true => format!("[{}]", target.host),
-        false => target.host.clone(),
-    };
     config.server = server
         .map(str::to_owned)
         .or_else(|| target.kubernetes.clone())
-        .unwrap_or_else(|| format!("https://{host}:6443"));
+        .unwrap_or_else(|| format!("https://{}", authority(&target.host, API_PORT)));
     write!(std::io::stdout(), "{}", config.to_yaml())
         .map_err(|e| Error::new(Kind::Io, format!("writing to stdout: {e}")))
 }

@@ -10,6 +10,7 @@ use slipway_images::seed::Effect;
 
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::time;
 
 /// A node's status as a page.
 #[derive(Serialize)]
@@ -21,16 +22,6 @@ fn size(bytes: u64) -> String {
     match bytes {
         0..0x4000_0000 => format!("{} MiB", bytes >> 20),
         _ => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
-    }
-}
-
-fn duration(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{minutes}m{}s", seconds % 60),
-        3600..86_400 => format!("{hours}h{}m", minutes % 60),
-        _ => format!("{days}d{}h", hours % 24),
     }
 }
 
@@ -51,7 +42,7 @@ impl fmt::Display for Shown {
         line("kernel", &status.kernel)?;
         line(
             "up",
-            &format!("{}, load {:.2}", duration(status.uptime), status.load),
+            &format!("{}, load {:.2}", time::short(status.uptime), status.load),
         )?;
         let memory = status.memory;
         let free = format!("{} of {} free", size(memory.available), size(memory.total));
@@ -158,7 +149,7 @@ impl fmt::Display for Line {
             message,
         } = &self.0;
         let seconds = i64::try_from(time / 1000).unwrap_or(i64::MAX);
-        let at = crate::time::rfc3339(seconds);
+        let at = time::rfc3339(seconds);
         write!(f, "{at} {kind:9} {subject}: {message}")
     }
 }

@@ -81,7 +81,7 @@ impl fmt::Display for Listing {
             rows.push([
                 vm.name.clone(),
                 vm.state.clone(),
-                vm.uptime.map_or_else(|| "-".to_owned(), short),
+                vm.uptime.map_or_else(|| "-".to_owned(), crate::time::short),
                 vm.cpus.to_string(),
                 format!("{}M", vm.memory),
                 ports.join(","),
@@ -102,17 +102,6 @@ impl fmt::Display for Listing {
             writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())
-    }
-}
-
-/// `75` as `1m15s`.
-fn short(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{minutes}m{}s", seconds % 60),
-        3600..86_400 => format!("{hours}h{}m", minutes % 60),
-        _ => format!("{days}d{}h", hours % 24),
     }
 }
 
@@ -221,17 +210,4 @@ pub fn rm(args: &RmArgs, context: &Context<'_>, progress: &Progress) -> Result<E
     dir.remove(&lock)?;
     progress.say(&format!("`{}` is removed", args.name));
     Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_short() {
-        assert_eq!(short(5), "5s");
-        assert_eq!(short(75), "1m15s");
-        assert_eq!(short(3725), "1h2m");
-        assert_eq!(short(200_000), "2d7h");
-    }
 }

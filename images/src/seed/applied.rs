@@ -105,6 +105,19 @@ impl Applied {
     }
 }
 
+/// The digest of the seed from outside, as `init` left it below `root`.
+///
+/// # Errors
+/// A sentence when it can't be read.
+pub fn outside(root: &Path) -> Result<String, String> {
+    let path = root.join(OUTSIDE_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(digest) => Ok(digest),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(NOTHING.to_owned()),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,12 +5,9 @@
 //! own, whose CA key is thrown away: nobody can have a certificate of that CA, so all but
 //! `/healthz` is closed.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
 use slipway_access::durable;
 use slipway_access::node_api;
 use slipway_access::pki::{self, CertificateAuthority, KeyCertificate, PkiError};
@@ -18,7 +15,7 @@ use slipway_images::seed::{NodeApi, Secret, Seed};
 
 use crate::error::Error;
 use crate::notice;
-use crate::paths::Paths;
+use crate::paths::{Paths, make_private};
 
 /// A node's own CA is valid from this long before it was made: clients' clocks differ.
 const BACKDATED: Duration = Duration::from_secs(2 * 24 * 60 * 60);
@@ -43,14 +40,6 @@ pub struct Identity {
     pub pair: KeyCertificate,
     /// Neither the CA nor the serving certificate is valid before this.
     pub valid_from: SystemTime,
-}
-
-/// As stored.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    ca: String,
-    certificate: String,
-    key: Secret,
 }
 
 impl Identity {
@@ -78,7 +67,7 @@ impl Identity {
         })
     }
 
-    /// Of a seed.
+    /// As a seed has it, and as it is stored.
     ///
     /// # Errors
     /// As [`Identity::new`].
@@ -103,12 +92,9 @@ impl Identity {
                 return None;
             }
         };
-        let read = serde_json::from_slice::<Stored>(&text)
+        let read = serde_json::from_slice::<NodeApi>(&text)
             .map_err(|error| format!("damaged in line {}", error.line()))
-            .and_then(|stored| {
-                Self::new(&stored.ca, &stored.certificate, stored.key.reveal())
-                    .map_err(|error| error.to_string())
-            });
+            .and_then(|stored| Self::of(&stored).map_err(|error| error.to_string()));
         read.map_err(|why| notice!("{}: {why}", path.display()))
             .ok()
     }
@@ -116,16 +102,12 @@ impl Identity {
     /// Keeps it as `file`. That the data partition can't be written is said and no more: the
     /// API is needed most when something is wrong.
     fn store(&self, directory: &Path, file: &str) {
-        let stored = Stored {
+        let stored = NodeApi {
             ca: self.ca_pem.clone(),
             certificate: self.pair.certificate_pem.clone(),
             key: Secret::new(self.pair.key_pem.clone()),
         };
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory);
-        let written = made
+        let written = make_private(directory)
             .and_then(|()| Ok(serde_json::to_vec(&stored)?))
             .and_then(|json| durable::write_if_changed(&directory.join(file), &json, 0o600));
         if let Err(error) = written {

@@ -161,8 +161,7 @@ pub fn kernel(path: &Path, only: &str, wish: Wish, sink: &mut dyn Sink) {
                     && at / 1_000_000 >= oldest
                     && message.starts_with(only)
                 {
-                    let (s, us) = (at / 1_000_000, at % 1_000_000);
-                    batch.push(format!("{s}.{us:06} {message}\n"));
+                    batch.push(kernel_line(at, message));
                 }
             }
             // Records that were overwritten before they were read.
@@ -183,17 +182,19 @@ pub fn kernel(path: &Path, only: &str, wish: Wish, sink: &mut dyn Sink) {
                 let text = String::from_utf8_lossy(record.get(..n).unwrap_or_default());
                 if let Some((at, message)) = kmsg(&text)
                     && message.starts_with(only)
+                    && !sink.take(kernel_line(at, message).into_bytes())
                 {
-                    let (s, us) = (at / 1_000_000, at % 1_000_000);
-                    let line = format!("{s}.{us:06} {message}\n");
-                    if !sink.take(line.into_bytes()) {
-                        return;
-                    }
+                    return;
                 }
             }
             _ => std::thread::sleep(KMSG_EVERY),
         }
     }
+}
+
+/// A record as a line, from its time in microseconds.
+fn kernel_line(at: u64, message: &str) -> String {
+    format!("{}.{:06} {message}\n", at / 1_000_000, at % 1_000_000)
 }
 
 /// A record's time in microseconds since the boot, and its message.

@@ -7,6 +7,9 @@
 //! | `var/lib/slipway/seed/applied.json` | 0600 | a seed that was applied |
 //! | `run/slipway/` | | what `init` writes: seed, status, events |
 
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use slipway_images::{info, node, seed};
@@ -58,12 +61,6 @@ impl Paths {
         self.at(seed::APPLIED_FILE)
     }
 
-    /// Which seed came from outside.
-    #[must_use]
-    pub fn outside(&self) -> PathBuf {
-        self.at(seed::OUTSIDE_FILE)
-    }
-
     /// What `init` says of itself.
     #[must_use]
     pub fn status(&self) -> PathBuf {
@@ -99,4 +96,15 @@ impl Paths {
     pub fn logs(&self) -> [PathBuf; 2] {
         [self.at("var/log/slipway"), self.at("var/log/clusterd")]
     }
+}
+
+/// Makes a directory, and what is missing above it, for root alone.
+///
+/// # Errors
+/// Those of mkdir(2).
+pub fn make_private(directory: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
 }

@@ -1,17 +1,15 @@
 //! The seed: shown, compared, applied.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 
 use hyper::StatusCode;
 use slipway_access::durable;
 use slipway_images::node::api::{SeedDiff, SeedInForce};
-use slipway_images::seed::{Applied, Documents, NOTHING, Seed, diff as differences, effect_of};
+use slipway_images::seed::{Applied, Documents, Seed, diff as differences, effect_of, outside};
 
 use crate::answer::{Outcome, Refusal, json};
 use crate::identity::{Identity, read_seed};
-use crate::paths::Paths;
+use crate::paths::{Paths, make_private};
 use crate::routes::Call;
 use crate::server::App;
 use crate::{audit, tls};
@@ -96,19 +94,8 @@ fn usable(api: &slipway_images::seed::NodeApi) -> Result<Identity, Refusal> {
 }
 
 fn applied(paths: &Paths) -> Result<Option<Applied>, Refusal> {
-    Applied::over(paths.root(), &outside(paths)?).map_err(Refusal::failed)
-}
-
-/// The digest of the seed from outside.
-fn outside(paths: &Paths) -> Result<String, Refusal> {
-    match std::fs::read_to_string(paths.outside()) {
-        Ok(digest) => Ok(digest),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(NOTHING.to_owned()),
-        Err(error) => Err(Refusal::failed(format!(
-            "{}: {error}",
-            paths.outside().display()
-        ))),
-    }
+    let outside = outside(paths.root()).map_err(Refusal::failed)?;
+    Applied::over(paths.root(), &outside).map_err(Refusal::failed)
 }
 
 fn store(app: &App, files: Documents, identity: Option<&Identity>) -> Result<(), Refusal> {
@@ -117,15 +104,11 @@ fn store(app: &App, files: Documents, identity: Option<&Identity>) -> Result<(),
         Refusal::failed(format!("storing the seed: {error}; nothing has changed"))
     };
     let applied = Applied {
-        over: outside(&app.paths)?,
+        over: outside(app.paths.root()).map_err(Refusal::failed)?,
         files,
     };
     if let Some(directory) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(failed)?;
+        make_private(directory).map_err(failed)?;
     }
     let text = serde_json::to_vec(&applied).map_err(|error| failed(error.into()))?;
     durable::write(&path, &text, 0o600).map_err(failed)?;

@@ -21,7 +21,7 @@ use std::io::Read;
 use std::path::Path;
 
 use slipway_images::seed::{
-    Applied, Document, Documents, NOTHING, OUTSIDE_FILE, Secret, Seed, SeedError,
+    Applied, Document, Documents, OUTSIDE_FILE, Secret, Seed, SeedError, outside,
 };
 
 use crate::modules::Modules;
@@ -135,11 +135,7 @@ fn hand_on(root: &Path, seed: &Seed) -> Result<(), Failure> {
 /// # Errors
 /// It is damaged, or this image refuses it; the seed from outside stays in force.
 pub fn applied(root: &Path) -> Result<Option<Seed>, Failure> {
-    let outside = match fs::read_to_string(root.join(OUTSIDE_FILE)) {
-        Ok(digest) => digest,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => NOTHING.to_owned(),
-        Err(e) => return Err(Failure(format!("{OUTSIDE_FILE}: {e}"))),
-    };
+    let outside = outside(root).map_err(Failure)?;
     let Some(applied) = Applied::over(root, &outside).map_err(Failure)? else {
         return Ok(None);
     };
@@ -226,7 +222,7 @@ mod tests {
 
     #[test]
     fn an_applied_seed_takes_the_place_of_the_one_it_was_applied_over() {
-        use slipway_images::seed::APPLIED_FILE;
+        use slipway_images::seed::{APPLIED_FILE, NOTHING};
         let root = tempfile::tempdir().unwrap();
         let at = |path: &str| root.path().join(path);
         fs::create_dir_all(at("run/slipway")).unwrap();
