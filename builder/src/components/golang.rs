@@ -247,6 +247,10 @@ impl Job<'_> {
             command.args(["run", "-trimpath", overlay]).arg(&dir);
             self.run(command, task.progress())?;
             arguments.push(format!("-overlay={}", dir.join("overlay.json").display()));
+            let other = dir.join("go.mod");
+            if other.is_file() {
+                arguments.push(format!("-modfile={}", other.display()));
+            }
         }
         let mut command = go.command(self.dir, Some(self.arch));
         command
@@ -364,8 +368,9 @@ fn go_files(dir: &Path) -> Result<Vec<String>> {
 }
 
 /// Reads the lines of `go version -m`: `dep PATH VERSION SUM`, and after one of
-/// those `=> PATH VERSION SUM` where go.mod replaces it. Go's own library is a
-/// part, too.
+/// those `=> PATH VERSION SUM` where go.mod replaces it. A replacement by a
+/// directory is upstream's version with a patch of ours: it keeps its name and
+/// version, and has no checksum. Go's own library is a part, too.
 fn parse_modules(lines: &[String], go: &str) -> Vec<Module> {
     let mut modules = vec![Module {
         name: "stdlib".into(),
@@ -388,6 +393,9 @@ fn parse_modules(lines: &[String], go: &str) -> Vec<Module> {
             _ => continue,
         };
         if kind == "=>" {
+            if module.name.starts_with("./") {
+                continue;
+            }
             modules.pop();
         }
         modules.push(module);
@@ -404,7 +412,8 @@ mod tests {
     fn modules_are_read_with_their_replacements() {
         let text = "kube: go1.26.8\n\tpath\tslipway/kube\n\tmod\tslipway\t(devel)\t\n\
             \tdep\tcel.dev/expr\tv0.25.1\th1:abc=\n\tdep\tk8s.io/api\tv0.0.0\n\
-            \t=>\tk8s.io/api\tv0.36.3\th1:def=\n\tbuild\t-compiler=gc\n";
+            \t=>\tk8s.io/api\tv0.36.3\th1:def=\n\tdep\tk8s.io/client-go\tv0.36.3\n\
+            \t=>\t./patched/k8s.io/client-go\t(devel)\t\n\tbuild\t-compiler=gc\n";
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let modules = parse_modules(&lines, "go1.26.8");
         let shown: Vec<_> = modules
@@ -416,6 +425,7 @@ mod tests {
             [
                 ("cel.dev/expr", "v0.25.1", Some("h1:abc=")),
                 ("k8s.io/api", "v0.36.3", Some("h1:def=")),
+                ("k8s.io/client-go", "v0.36.3", None),
                 ("stdlib", "1.26.8", None),
             ]
         );

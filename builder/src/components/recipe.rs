@@ -37,7 +37,8 @@ pub struct GoProgram {
     #[serde(default)]
     pub links: Vec<String>,
     /// A package of the module that writes an overlay for the build: run as
-    /// `go run PACKAGE DIR`, it leaves `DIR/overlay.json`.
+    /// `go run PACKAGE DIR`, it leaves `DIR/overlay.json`, and `DIR/go.mod` where
+    /// the build needs another than the module's.
     pub overlay: Option<String>,
     /// String variables set by the linker. `{MODULE}` is that module's version in
     /// go.mod, `{MODULE|bare}` the same without the `v`, `{MODULE|major}` and
