@@ -86,14 +86,19 @@ fn board(argv: &mut Argv, machine: &Machine) {
         "-accel",
         match machine.accelerator {
             Accelerator::Kvm => "kvm",
-            Accelerator::Tcg => "tcg,thread=multi,tb-size=512",
+            // Translated code of a whole node takes more than 512 MiB, and when there
+            // is no room left QEMU translates everything anew.
+            Accelerator::Tcg => "tcg,thread=multi,tb-size=1024",
         },
     );
     argv.option(
         "-cpu",
         match (machine.accelerator, machine.arch) {
             (Accelerator::Kvm, _) => "host",
-            (Accelerator::Tcg, Arch::X86_64) => "max",
+            // Where the processor says that it copies fast by bytes (ERMS, FSRM), kernel
+            // and Go do so, and QEMU emulates each byte by itself: copying files took
+            // four times as long, forking one and a half.
+            (Accelerator::Tcg, Arch::X86_64) => "max,erms=off,fsrm=off",
             // QEMU's own hash instead of the architected pointer
             // authentication, which takes half of the time under TCG.
             (Accelerator::Tcg, Arch::Aarch64) => "max,pauth-impdef=on",
