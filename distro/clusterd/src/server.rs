@@ -314,22 +314,32 @@ fn insist(board: &Board, what: &'static str, work: impl Fn() -> Result<usize, Er
 
 /// Follows how far the API has come: its roles, then `/readyz` with everything behind it.
 fn follow_readiness(access: &Access, board: &Board) {
+    // One connection for all questions: each new one costs both sides a handshake while
+    // the API server is at its busiest.
+    let mut kept = None;
     while board.wait(|facts| facts.api_serves() && !facts.api_ready) {
         let roles_in_force = board.facts().roles_in_force;
-        let asked = access.client().and_then(|client| {
-            if roles_in_force {
+        let asked = match kept.take() {
+            Some(client) => Ok(client),
+            None => access.client(),
+        }
+        .and_then(|client| {
+            let answer = if roles_in_force {
                 client
                     .get_text("/readyz", Duration::from_secs(10))
                     .map(|_| true)
             } else {
                 roles_hold(&client)
-            }
+            };
+            // After an error anew, since certificates may be others by then.
+            kept = answer.is_ok().then_some(client);
+            answer
         });
         match asked {
             Ok(true) if roles_in_force => board.update(|facts| facts.api_ready = true),
             Ok(true) => board.update(|facts| facts.roles_in_force = true),
             Ok(false) | Err(_) => {
-                if !board.pause(Duration::from_millis(200)) {
+                if !board.pause(Duration::from_millis(250)) {
                     return;
                 }
             }
