@@ -274,7 +274,7 @@ impl Loop {
         };
         let thread = std::thread::Builder::new()
             .name("ssh".into())
-            .stack_size(256 << 10)
+            .stack_size(1 << 20)
             .spawn(follow);
         if let Err(error) = thread {
             say!("ssh: following the seed: {error}");
