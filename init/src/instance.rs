@@ -92,15 +92,8 @@ fn zone(root: &Path, zone: Option<&str>) -> Result<(), Failure> {
         return Ok(());
     }
     let link = root.join("etc/localtime");
-    remove(&link)?;
+    files::remove(&link)?;
     symlink(Path::new("/").join(data), link).context("/etc/localtime")
-}
-
-fn remove(path: &Path) -> Result<(), Failure> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(path.display()),
-        _ => Ok(()),
-    }
 }
 
 fn authorities(root: &Path, certificates: &CaCerts) -> Result<(), Failure> {
@@ -120,7 +113,7 @@ fn authorities(root: &Path, certificates: &CaCerts) -> Result<(), Failure> {
     }
     text.push('\n');
     // The image's may be a link to its read-only part.
-    remove(&path)?;
+    files::remove(&path)?;
     fs::write(&path, text).context(BUNDLE)
 }
 
@@ -129,7 +122,7 @@ fn kube_config(root: &Path) -> Result<(), Failure> {
     let link = root.join(KUBE_CONFIG);
     let directory = link.parent().unwrap_or(root);
     fs::create_dir_all(directory).context(directory.display())?;
-    remove(&link)?;
+    files::remove(&link)?;
     symlink(ADMIN, &link).context(KUBE_CONFIG)
 }
 
@@ -251,7 +244,7 @@ fn write(root: &Path, file: &WriteFile) -> Result<(), Failure> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".slipway-new");
     let temporary = path.with_file_name(name);
-    remove(&temporary)?;
+    files::remove(&temporary)?;
     let mut new = OpenOptions::new()
         .write(true)
         .create_new(true)

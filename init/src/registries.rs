@@ -64,20 +64,13 @@ pub fn write(root: &Path, before: &Registries, now: &Registries) -> Result<(), F
 
 fn remove(directory: &Path) -> Result<(), Failure> {
     for file in [HOSTS, CA] {
-        remove_file(&directory.join(file))?;
+        files::remove(&directory.join(file))?;
     }
     match fs::remove_dir(directory) {
         // Files of the owner's may lie beside ours.
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.context(directory.display()),
-    }
-}
-
-fn remove_file(path: &Path) -> Result<(), Failure> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(path.display()),
-        _ => Ok(()),
     }
 }
 
@@ -99,7 +92,7 @@ fn write_one(
     }
     put(HOSTS, &hosts(name, registry, all))?;
     if registry.ca.is_none() {
-        remove_file(&directory.join(CA))?;
+        files::remove(&directory.join(CA))?;
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::instance::HOMES;
 use crate::mailbox::{Event, Mailbox};
 use crate::phase::{Context, Failure};
 use crate::reaper::Reaper;
-use crate::say;
+use crate::{files, say};
 
 /// Directory of the host's key, below the root.
 const HOST_KEYS: &str = "var/lib/slipway/ssh";
@@ -167,10 +167,10 @@ fn host_key(root: &Path, run: Run<'_>) -> Result<String, Failure> {
         .create(&directory)
         .context(directory.display())?;
     let new = directory.join(format!("{HOST_KEY}.new"));
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context(new.display()),
-        _ => {}
-    }
+    // dropbearkey overwrites nothing, and from 2025 on puts the public key beside it.
+    let public = new.with_extension("new.pub");
+    files::remove(&new)?;
+    files::remove(&public)?;
     // Written with mode 0600 and synced by the tool (dropbearkey(1)).
     succeed(
         Command::new(DROPBEARKEY)
@@ -180,6 +180,7 @@ fn host_key(root: &Path, run: Run<'_>) -> Result<String, Failure> {
     )?;
     let fingerprint = fingerprint(&new, run)?;
     fs::rename(&new, &path).context(path.display())?;
+    files::remove(&public)?;
     File::open(&directory)
         .and_then(|directory| directory.sync_all())
         .context(directory.display())?;

@@ -114,7 +114,7 @@ fn the_hosts_key_is_made_once_and_damage_is_replaced() {
     let first = key().unwrap();
     assert!(first.starts_with("SHA256:") && first.len() == 50, "{first}");
     assert_eq!(key().unwrap(), first);
-    assert_eq!(crate::files::names(&directory), [HOST_KEY]);
+    assert_eq!(files::names(&directory), [HOST_KEY]);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&directory.join(HOST_KEY)), 0o600);
     fs::write(directory.join(HOST_KEY), "").unwrap();
