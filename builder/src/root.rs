@@ -16,7 +16,7 @@ use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::Progress;
 use crate::recipe::modules::Modules;
 use crate::recipe::skeleton::{self, Identity};
-use crate::recipe::{self, alternatives, certificates, ldcache};
+use crate::recipe::{self, alternatives, busybox, certificates, ldcache};
 use crate::source::Source;
 use crate::tree::{Content, NodeKind, Tree};
 
@@ -98,6 +98,7 @@ pub fn assemble(from: &Ingredients<'_>, progress: &Progress) -> Result<Root> {
     add_node_settings(&mut tree, from)?;
 
     steps.push(alternatives::link(&mut tree)?);
+    steps.push(busybox::link(&mut tree)?);
     steps.push(certificates::bundle(&mut tree)?);
     steps.push(ldcache::write(&mut tree)?);
     let (initrd, step) = initrd(&tree, &early)?;

@@ -44,8 +44,8 @@ use serde::{Deserialize, Serialize};
 pub use applied::{APPLIED_FILE, Applied, Documents, NOTHING, OUTSIDE_FILE, outside};
 pub use cidr::{Cidr, CidrError};
 pub use cluster::{
-    CaPair, CaSeed, Cluster, Component, Datastore, Effect as TaintEffect, Flag, Registry, Role,
-    San, Taint, Token,
+    ANY_REGISTRY, CaPair, CaSeed, Cluster, Component, Datastore, Effect as TaintEffect, Flag,
+    Registry, Role, San, Taint, Token,
 };
 pub use diff::{Change, Effect, What, diff, effect, effect_of};
 pub use files::ROOTS;

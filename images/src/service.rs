@@ -28,10 +28,14 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 /// Names that `after` may hold besides services: `network` (an address is configured),
-/// `seed` (the seed is usable), `modules` (the lists of modules and sysctls are through) and
-/// `time` (the clock was set from a server).
+/// `seed` (the seed is usable), `modules` (the lists of modules and sysctls are through),
+/// `time` (the clock was set from a server) and [`SSH_KEYS`]. The last may cease to hold: then
+/// services that name it are stopped until it holds again.
 /// That `/var` is mounted is a condition of every service with `needs-data`.
-pub const CONDITIONS: [&str; 4] = ["network", "seed", "modules", "time"];
+pub const CONDITIONS: [&str; 5] = ["network", "seed", "modules", "time", SSH_KEYS];
+
+/// The condition that the seed gives somebody a key for ssh, and the host has one.
+pub const SSH_KEYS: &str = "ssh-keys";
 
 /// One service, as its TOML file gives it and checked.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

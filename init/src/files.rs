@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::phase::{Context, Failure};
+
 /// The files of a directory with this extension, sorted by name; none if there is no directory.
 pub fn sorted_files(directory: &Path, extension: &str) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = fs::read_dir(directory)
@@ -51,6 +53,17 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> 
         File::open(directory)?.sync_all()?;
     }
     Ok(())
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// Those of unlink(2), with the path.
+pub fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(path.display()),
+        _ => Ok(()),
+    }
 }
 
 /// Reads a short text file of /sys or /proc without its line's end.

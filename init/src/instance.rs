@@ -20,7 +20,10 @@ const INSTANCE_FILE: &str = "var/lib/slipway/instance-id";
 /// The id of a seed that gives none, as cloud-init has it for this kind of source.
 const NO_ID: &str = "nocloud";
 /// Homes outlive an update, so they are on the data partition.
-const HOMES: &str = "var/home";
+pub const HOMES: &str = "var/home";
+/// Where root's kubectl looks, and the cluster's administrator, whom a server has.
+const KUBE_CONFIG: &str = "root/.kube/config";
+const ADMIN: &str = "/var/lib/clusterd/admin.kubeconfig";
 const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 /// Numbers of users who log in (login.defs(5), UID_MIN).
 const FIRST_UID: u32 = 1000;
@@ -46,6 +49,7 @@ pub fn apply(root: &Path, seed: &Seed, data: Data) -> Result<String, Failure> {
     let mut check = |result: Result<(), Failure>| failures.extend(result.err());
     check(zone(root, seed.timezone.as_deref()));
     check(authorities(root, &seed.ca_certs));
+    check(kube_config(root));
     for user in &seed.users {
         check(add_user(root, user, data).context(format_args!("user {}", user.name)));
     }
@@ -88,15 +92,8 @@ fn zone(root: &Path, zone: Option<&str>) -> Result<(), Failure> {
         return Ok(());
     }
     let link = root.join("etc/localtime");
-    remove(&link)?;
+    files::remove(&link)?;
     symlink(Path::new("/").join(data), link).context("/etc/localtime")
-}
-
-fn remove(path: &Path) -> Result<(), Failure> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(path.display()),
-        _ => Ok(()),
-    }
 }
 
 fn authorities(root: &Path, certificates: &CaCerts) -> Result<(), Failure> {
@@ -116,8 +113,17 @@ fn authorities(root: &Path, certificates: &CaCerts) -> Result<(), Failure> {
     }
     text.push('\n');
     // The image's may be a link to its read-only part.
-    remove(&path)?;
+    files::remove(&path)?;
     fs::write(&path, text).context(BUNDLE)
+}
+
+/// The administrator's file is made when the cluster is, and may not be there yet.
+fn kube_config(root: &Path) -> Result<(), Failure> {
+    let link = root.join(KUBE_CONFIG);
+    let directory = link.parent().unwrap_or(root);
+    fs::create_dir_all(directory).context(directory.display())?;
+    files::remove(&link)?;
+    symlink(ADMIN, &link).context(KUBE_CONFIG)
 }
 
 /// Adds lines to passwd, shadow and group, and makes the home.
@@ -238,7 +244,7 @@ fn write(root: &Path, file: &WriteFile) -> Result<(), Failure> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".slipway-new");
     let temporary = path.with_file_name(name);
-    remove(&temporary)?;
+    files::remove(&temporary)?;
     let mut new = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -22,6 +22,8 @@ pub enum Event {
     Device(String),
     /// A condition for services holds.
     Condition(&'static str),
+    /// A condition for services holds no more.
+    ConditionGone(&'static str),
     /// A phase was tried.
     Phase(Report),
     /// Services may start.

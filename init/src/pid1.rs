@@ -26,7 +26,7 @@ use crate::root::{PHASES, Root};
 use crate::shutdown::{self, Kind};
 use crate::supervisor::{Paths, Supervisor};
 use crate::watchdog::Watchdog;
-use crate::{clock, files, mounts, say};
+use crate::{clock, files, mounts, say, seed, ssh};
 
 /// There while the machine goes down; services look for it when they are told to stop.
 const SHUTDOWN_MARK: &str = "/run/slipway/shutdown";
@@ -46,6 +46,9 @@ pub const SIGNALS: [(Signal, Kind); 4] = [
     (Signal::SIGUSR2, Kind::PowerOff),
     (Signal::SIGUSR1, Kind::Halt),
 ];
+
+/// Says that the seed in force has changed in what a running node follows.
+pub const SEED_CHANGED: Signal = Signal::SIGHUP;
 
 struct Loop {
     mailbox: Mailbox,
@@ -68,6 +71,7 @@ struct Loop {
 fn signal_mask() -> SigSet {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
+    mask.add(SEED_CHANGED);
     for (signal, _) in SIGNALS {
         mask.add(signal);
     }
@@ -175,6 +179,9 @@ impl Loop {
             if let Some((signal, kind)) = asked {
                 self.end(*kind, signal.as_str());
             }
+            if signal == SEED_CHANGED as i32 {
+                self.follow_seed();
+            }
         }
         let now = Instant::now();
         for (pid, status) in self.reaper.reap() {
@@ -218,6 +225,12 @@ impl Loop {
                 }
             }
             Event::Condition(name) => self.condition(name),
+            Event::ConditionGone(name) => {
+                if let Some(supervisor) = &mut self.supervisor {
+                    supervisor.withdraw_condition(name);
+                }
+                self.conditions.retain(|c| c != name);
+            }
             Event::StartServices { data } => self.start_services(data),
             Event::Phase(phase) => match self.phases.iter_mut().find(|p| p.name == phase.name) {
                 Some(known) => *known = phase,
@@ -244,6 +257,27 @@ impl Loop {
         }
         if !self.conditions.iter().any(|c| c == name) {
             self.conditions.push(name.to_owned());
+        }
+    }
+
+    /// Opens or closes ssh. Not here in the main loop: a key may have to be made.
+    fn follow_seed(&self) {
+        if self.ending.is_some() {
+            return;
+        }
+        let (mailbox, reaper) = (self.mailbox.clone(), self.reaper.clone());
+        let follow = move || match seed::in_force(Path::new("/"))
+            .and_then(|seed| ssh::open(&seed, &reaper, &mailbox))
+        {
+            Ok(note) => say!("ssh: {note}"),
+            Err(failure) => say!("ssh: {failure}"),
+        };
+        let thread = std::thread::Builder::new()
+            .name("ssh".into())
+            .stack_size(1 << 20)
+            .spawn(follow);
+        if let Err(error) = thread {
+            say!("ssh: following the seed: {error}");
         }
     }
 

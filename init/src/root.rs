@@ -1,5 +1,6 @@
 //! The phases of the root: from the mounted image to services that may start.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::net::{self, News, Shared, TimeServers};
 use crate::phase::{Context, Failure, Outcome, Phase};
 use crate::reaper::Reaper;
 use crate::uevent::{Plugged, UeventSocket, modaliases};
-use crate::{clock, data, instance, mounts, node, say, seed, sntp, sys};
+use crate::{clock, data, instance, mounts, node, registries, say, seed, sntp, ssh, sys};
 
 /// What the phases share.
 pub struct Root {
@@ -56,7 +57,15 @@ pub const PHASES: &[Phase<Root>] = &[
     Phase::new("network", network).retry(3, Duration::from_secs(1)),
     Phase::new("identity", identity),
     Phase::new("instance", instance),
+    Phase::new("registries", |root| {
+        registries::write(Path::new("/"), &BTreeMap::new(), &root.seed.registries)?;
+        Ok(match root.seed.registries.len() {
+            0 => "none".into(),
+            n => format!("{n} by the seed"),
+        })
+    }),
     Phase::new("entropy", entropy),
+    Phase::new("ssh", ssh_keys),
     Phase::new("clock", clock_and_sntp),
     Phase::new("services", services),
 ];
@@ -340,6 +349,17 @@ fn instance(root: &mut Root) -> Outcome {
         false => instance::Data::Missing,
     };
     instance::apply(Path::new("/"), &root.seed, data)
+}
+
+/// Who may log in; without a data partition nobody, since the host would have another key.
+fn ssh_keys(root: &mut Root) -> Outcome {
+    if !root.data_mounted {
+        return Ok("off, no data partition".into());
+    }
+    // One user's trouble is no reason to keep the others out.
+    let written = ssh::write_keys(Path::new("/"), &root.seed);
+    let note = ssh::open(&root.seed, &root.reaper, &root.mailbox)?;
+    written.map(|()| note)
 }
 
 fn entropy(root: &mut Root) -> Outcome {

@@ -92,6 +92,7 @@ fn python(messages: &str) -> String {
 #[test]
 fn services() {
     order_and_conditions();
+    what_lost_its_condition_is_stopped_and_comes_back();
     readiness_by_socket_and_notify();
     only_the_service_itself_may_notify();
     restart_with_backoff();
@@ -117,6 +118,35 @@ fn order_and_conditions() {
     assert_eq!(b.supervisor.unit("b").unwrap().state, State::Waiting);
     b.supervisor.set_condition("network");
     b.until("b ready", |s| Bench::is_ready(s, "b"));
+    b.stop();
+}
+
+fn what_lost_its_condition_is_stopped_and_comes_back() {
+    let mut b = Bench::new(&[
+        (
+            "ssh",
+            "command = [\"/bin/sleep\", \"1000\"]\nafter = [\"ssh-keys\"]",
+        ),
+        (
+            "other",
+            "command = [\"/bin/sleep\", \"1000\"]\nafter = [\"network\"]",
+        ),
+    ]);
+    b.supervisor.set_condition("network");
+    b.until("other ready", |s| Bench::is_ready(s, "other"));
+    let other = b.supervisor.unit("other").unwrap().pid();
+    assert_eq!(b.supervisor.unit("ssh").unwrap().state, State::Waiting);
+    for _ in 0..2 {
+        b.supervisor.set_condition("ssh-keys");
+        b.until("ssh ready", |s| Bench::is_ready(s, "ssh"));
+        b.supervisor.withdraw_condition("ssh-keys");
+        b.until("ssh waits", |s| {
+            s.unit("ssh").unwrap().state == State::Waiting
+        });
+    }
+    // That is no failure, and nothing else was touched.
+    assert_eq!(b.supervisor.unit("ssh").unwrap().restarts, 0);
+    assert_eq!(b.supervisor.unit("other").unwrap().pid(), other);
     b.stop();
 }
 

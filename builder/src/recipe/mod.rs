@@ -14,6 +14,7 @@
 //! | [`alternatives`] | `update-alternatives` |
 
 pub mod alternatives;
+pub mod busybox;
 pub mod certificates;
 pub mod initrd;
 pub mod ldcache;

@@ -55,7 +55,7 @@ const DIRECTORIES: &[(&str, u16)] = &[
 
 /// Name, uid, gid, what for, home, shell. No password opens any of them.
 const USERS: &[(&str, u32, u32, &str, &str, &str)] = &[
-    ("root", 0, 0, "root", "/root", "/usr/bin/sh"),
+    ("root", 0, 0, "root", "/root", "/bin/sh"),
     (
         "nobody",
         65534,
@@ -110,6 +110,8 @@ pub fn configuration(tree: &mut Tree, identity: &Identity<'_>) -> Result<Vec<Str
         ("etc/passwd", 0o644, passwd()),
         ("etc/group", 0o644, group()),
         ("etc/shadow", 0o640, shadow()),
+        ("etc/shells", 0o644, SHELLS.into()),
+        ("etc/profile", 0o644, PROFILE.into()),
         ("etc/nsswitch.conf", 0o644, NSSWITCH.into()),
         ("etc/hosts", 0o644, HOSTS.into()),
         ("etc/hostname", 0o644, "localhost\n".into()),
@@ -153,6 +155,16 @@ pub fn configuration(tree: &mut Tree, identity: &Identity<'_>) -> Result<Vec<Str
         ),
     ])
 }
+
+/// Who has another shell can't log in by ssh (shells(5)).
+const SHELLS: &str = "/bin/sh\n/usr/bin/sh\n";
+
+/// What a login shell reads. ssh's server gives a shorter PATH.
+const PROFILE: &str = "\
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+PS1='\\u@\\h:\\w\\$ '
+";
 
 const NSSWITCH: &str = "\
 passwd: files

@@ -1,6 +1,7 @@
 //! From an image file to a node one owns, as a person goes it: seeds are made, the image is
 //! flashed with one, the machine is switched on, and the credential that was made before it
-//! existed opens it. Then its seed is changed from afar, and at last it is reset.
+//! existed opens it, as ssh does with a key of the seed. Then its seed is changed from afar,
+//! and at last it is reset.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,6 +15,8 @@ use slipway_qemu::machine::OnReboot;
 use super::machine::{MINUTE, image, run};
 
 const NODE: &str = "home-server-1";
+/// The guest's.
+const SSH: u16 = 22;
 
 struct Owned {
     node: Node,
@@ -37,7 +40,13 @@ impl Owned {
                 ])
                 .arg(at(dir)));
         }
+        for key in ["key", "unknown"] {
+            let mut keygen = Command::new("ssh-keygen");
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
+            run(keygen.arg(at(key)));
+        }
         let seed = at("home").join(NODE);
+        append(&seed.join("user-data"), &ssh_line(&at("key.pub")));
         append(
             &seed.join("user-data"),
             "write_files:\n- {path: /var/lib/first, content: whole}\n- {path: /etc/mark, content: flashed}\n",
@@ -49,7 +58,7 @@ impl Owned {
             .arg(&seed)
             .arg("--yes"));
         let mut setup = Setup::new(at("card"));
-        setup.ports = vec![PORT];
+        setup.ports = vec![PORT, SSH];
         setup.on_reboot = OnReboot::Restart;
         Self {
             node: Node::boot(setup),
@@ -96,6 +105,38 @@ impl Owned {
         all(&child.wait_with_output().unwrap())
     }
 
+    /// What a command says that is run by ssh as root with this key; and, without a key, how
+    /// a password fares. The host's key is kept from the first time on.
+    fn ssh(&self, key: Option<&str>, line: &str) -> (bool, String) {
+        let mut command = Command::new("ssh");
+        let known = format!("UserKnownHostsFile={}", self.at("known_hosts").display());
+        let port = self.node.port(SSH).to_string();
+        command.args(["-F", "none", "-p", &port, "-o", &known]);
+        for option in [
+            "BatchMode=yes",
+            "ConnectTimeout=60",
+            "IdentitiesOnly=yes",
+            "IdentityAgent=none",
+            "StrictHostKeyChecking=accept-new",
+        ] {
+            command.args(["-o", option]);
+        }
+        match key {
+            Some(key) => command.arg("-i").arg(self.at(key)),
+            None => command.args(["-o", "PubkeyAuthentication=no"]),
+        };
+        command.args(["root@127.0.0.1", line]).stdin(Stdio::null());
+        let out = command.output().unwrap();
+        (out.status.success(), all(&out))
+    }
+
+    fn logs_in(&self) {
+        let (done, said) = self.ssh(Some("key"), "id -un; kubectl version --client");
+        if !done || !said.contains("root") || !said.contains("Client Version") {
+            self.node.fail(&format!("ssh: {said}"));
+        }
+    }
+
     fn machine_id(&self) -> String {
         let said = self.shell("cat /etc/machine-id");
         let id = said
@@ -136,11 +177,29 @@ fn a_flashed_node_is_reached_changed_and_reset() {
         .unwrap();
     assert_eq!(stranger.status.code(), Some(5), "{}", all(&stranger));
 
+    // ssh: the key and nothing else, as long as the seed gives it.
+    owned.logs_in();
+    for stranger in [Some("unknown"), None] {
+        let (done, said) = owned.ssh(stranger, "id");
+        let refused = "Permission denied (publickey)";
+        assert!(!done && said.contains(refused), "{stranger:?}: {said}");
+    }
+    let seed = owned.at("home").join(NODE);
+    let text = fs::read_to_string(seed.join("user-data")).unwrap();
+    let without = text.replace(&ssh_line(&owned.at("key.pub")), "");
+    let closed = owned.at("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::write(closed.join("user-data"), without).unwrap();
+    fs::copy(seed.join("meta-data"), closed.join("meta-data")).unwrap();
+    let said = owned.operator(&["apply", closed.to_str().unwrap()]);
+    assert!(said.contains("a node follows at once"), "{said}");
+    owned.node.wait_console("ssh: stopped", MINUTE);
+    let (done, said) = owned.ssh(Some("key"), "id");
+    assert!(!done && !said.contains("Permission denied"), "{said}");
+
     // Another instance, so that what is done once is done again.
     let changed = owned.at("changed");
     fs::create_dir(&changed).unwrap();
-    let seed = owned.at("home").join(NODE);
-    let text = fs::read_to_string(seed.join("user-data")).unwrap();
     let text = text.replace("content: flashed}", "content: applied}");
     fs::write(changed.join("user-data"), text).unwrap();
     append(
@@ -157,9 +216,16 @@ fn a_flashed_node_is_reached_changed_and_reset() {
         "{files}"
     );
     assert_eq!(owned.machine_id(), first);
+    // The host is who it was, or ssh would refuse it.
+    owned.logs_in();
 
     owned.operator(&["reset", "--yes"]);
     owned.wait_booted("from the boot partition", "reset: ", "none");
+    let (done, said) = owned.ssh(Some("key"), "id");
+    assert!(
+        !done && said.contains("HOST IDENTIFICATION HAS CHANGED"),
+        "{said}"
+    );
     let files = owned.shell("cat /etc/mark; test -e /var/lib/once || echo for''gotten");
     assert!(
         files.contains("flashed") && files.contains("forgotten"),
@@ -226,6 +292,12 @@ fn slipway() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slipway"));
     command.stdin(Stdio::null());
     command
+}
+
+/// The line of user-data that gives root a key.
+fn ssh_line(public: &Path) -> String {
+    let key = fs::read_to_string(public).unwrap();
+    format!("ssh_authorized_keys: [\"{}\"]\n", key.trim())
 }
 
 fn append(path: &Path, text: &str) {

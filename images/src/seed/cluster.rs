@@ -195,6 +195,9 @@ pub struct CaPair {
     pub key: Secret,
 }
 
+/// What stands for the registries that have no settings of their own.
+pub const ANY_REGISTRY: &str = "*";
+
 /// A container registry, as the machine is to reach it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]

@@ -89,6 +89,10 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("data", Effect::Reset),
     // The node API takes another identity at once.
     ("node-api", Effect::Live),
+    // ssh reads them with each login, containerd with each pull.
+    ("ssh-authorized-keys", Effect::Live),
+    ("users[].ssh-authorized-keys", Effect::Live),
+    ("registries", Effect::Live),
     ("cluster.name", Effect::Reset),
     ("cluster.role", Effect::Reset),
     ("cluster.datastore", Effect::Reset),
@@ -193,12 +197,43 @@ fn lists<'p>(path: &'p str, old: &Value, new: &Value) -> Option<(&'p str, Vec<Va
     Some((path, old, new))
 }
 
+impl Seed {
+    /// Takes over from `new` what a running node follows at once ([`Effect::Live`]).
+    pub fn take_live(&mut self, new: &Self) {
+        self.node_api.clone_from(&new.node_api);
+        self.ssh_authorized_keys
+            .clone_from(&new.ssh_authorized_keys);
+        self.registries.clone_from(&new.registries);
+        for user in &mut self.users {
+            // Who is there no more has an account until the next boot, and no way in.
+            let same = new.users.iter().find(|other| other.name == user.name);
+            let keys = same.map(|other| other.ssh_authorized_keys.clone());
+            user.ssh_authorized_keys = keys.unwrap_or_default();
+        }
+    }
+}
+
 /// What it takes to follow a change of this key.
 #[must_use]
 pub fn effect(path: &str) -> Effect {
+    let path = &without_indices(path);
     let fits = EFFECTS.iter().filter(|(prefix, _)| is_below(path, prefix));
     let longest = fits.max_by_key(|(prefix, _)| prefix.len());
     longest.map_or(Effect::Reboot, |(_, effect)| *effect)
+}
+
+/// `users[3].name` as `users[].name`.
+fn without_indices(path: &str) -> String {
+    let mut inside = false;
+    let keep = |c: &char| {
+        inside = match c {
+            '[' => true,
+            ']' => false,
+            _ => inside,
+        };
+        !inside || *c == '['
+    };
+    path.chars().filter(keep).collect()
 }
 
 fn is_below_any(path: &str, prefixes: &[&str]) -> bool {
@@ -251,21 +286,56 @@ mod tests {
         assert!(!format!("{changes:?}").contains("czNjc"));
     }
 
+    #[test]
+    fn what_is_live_is_taken_over_and_nothing_else() {
+        let key = |who: &str| format!("ssh-ed25519 AAAA{who}");
+        let old = seed(&format!(
+            "hostname: a\nssh_authorized_keys: [{}]\nusers:\n- {{name: ann, ssh_authorized_keys: [{}]}}\n- {{name: bob, ssh_authorized_keys: [{}]}}\n",
+            key("r"),
+            key("a"),
+            key("b")
+        ));
+        let new = seed(&format!(
+            "timezone: Europe/Lisbon\nhostname: a\nusers:\n- {{name: ann, ssh_authorized_keys: [{}]}}\nslipway: {{registries: {{r.example: {{username: u, password: p}}}}}}\n",
+            key("n")
+        ));
+        let changes = diff(&old, &new);
+        let of = |key: &str| changes.iter().find(|c| c.key == key).map(|c| c.effect);
+        assert_eq!(of("ssh-authorized-keys"), Some(Effect::Live));
+        assert_eq!(of("users[0].ssh-authorized-keys"), Some(Effect::Live));
+        assert_eq!(of("users[1]"), Some(Effect::Reboot));
+        assert_eq!(of("registries.r.example"), Some(Effect::Live));
+        let mut taken = old.clone();
+        taken.take_live(&new);
+        let left: Vec<_> = diff(&taken, &new)
+            .into_iter()
+            .filter(|change| change.effect == Effect::Live)
+            .collect();
+        assert_eq!(left, []);
+        assert_eq!(taken.users[0].ssh_authorized_keys, [key("n")]);
+        // Gone from the seed, so that its keys open nothing from now on.
+        assert_eq!(taken.users[1].ssh_authorized_keys, [""; 0]);
+        assert_eq!(taken.timezone, None);
+    }
+
     /// The tables name keys that there are, so that a renamed one doesn't fall out of them.
     #[test]
     fn the_tables_name_keys_of_a_seed() {
-        let Value::Object(all) = serde_json::to_value(Seed::default()).unwrap() else {
-            panic!()
-        };
+        let all = serde_json::to_value(seed("users: [{name: a}]\n")).unwrap();
         for prefix in EFFECTS
             .iter()
             .map(|(prefix, _)| *prefix)
             .chain(UNSEEN.iter().copied())
         {
-            let mut at = &Value::Object(all.clone());
+            let mut at = &all;
             for part in prefix.split('.') {
+                let (key, list) = match part.strip_suffix("[]") {
+                    Some(key) => (key, true),
+                    None => (part, false),
+                };
                 at = at
-                    .get(part)
+                    .get(key)
+                    .and_then(|value| if list { value.get(0) } else { Some(value) })
                     .unwrap_or_else(|| panic!("{prefix} is no key of a seed"));
             }
         }

@@ -3,17 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use super::cluster::{ANY_REGISTRY, Registry, San};
 use super::cluster::{CaPair, CaSeed, Cluster, Component, Datastore, Flag, Role, Taint, Token};
-use super::cluster::{Registry, San};
 use super::labels::labels;
 use super::machine::{Console, Data, Encrypt, NodeApi, Update};
 use super::read::{At, Cx, MapOf, Naming, OneOrMany, Word, mapping};
 use super::shape::Text;
 use super::words::{DnsName, HostPort, Label, PemCertificate, PemKey, Url, Words, choice};
 use super::{Cidr, Secret, Seed};
-
-/// Who serves the registry whose settings hold for all without settings of their own.
-const ANY_REGISTRY: &str = "*";
 
 mapping! {
     /// `slipway`
@@ -199,8 +196,7 @@ pub(super) fn check(keys: SlipwayKeys, seed: &mut Seed, cx: &mut Cx) {
             );
             continue;
         }
-        cx.warn(&name.spot, NOT_YET);
-        let registry = check_registry(registry.value, cx);
+        let registry = check_registry(&name, registry.value, cx);
         seed.registries.insert(name.value, registry);
     }
     if let Some(channel) = keys.update.and_then(|update| update.value.channel) {
@@ -230,7 +226,7 @@ pub(super) fn check(keys: SlipwayKeys, seed: &mut Seed, cx: &mut Cx) {
     }
 }
 
-fn check_registry(keys: RegistryKeys, cx: &mut Cx) -> Registry {
+fn check_registry(name: &str, keys: RegistryKeys, cx: &mut Cx) -> Registry {
     let mut mirrors = Vec::new();
     for mirror in keys.mirrors.map(|m| m.value.0).unwrap_or_default() {
         if mirror.value.0.starts_with("http://") {
@@ -245,6 +241,21 @@ fn check_registry(keys: RegistryKeys, cx: &mut Cx) -> Registry {
         (Some(one), None) => cx.error(&one.spot, "needs a `password` beside it"),
         (None, Some(one)) => cx.error(&one.spot, "needs a `username` beside it"),
         _ => {}
+    }
+    if let Some(user) = &keys.username {
+        if name == ANY_REGISTRY {
+            cx.error(
+                &user.spot,
+                "every registry would be told the password; name the one that it is for",
+            );
+        }
+        if user.value.0.contains(':') {
+            // RFC 7617, 2.
+            cx.error(
+                &user.spot,
+                "can't have a colon, which ends the name in HTTP",
+            );
+        }
     }
     Registry {
         mirrors,

@@ -47,8 +47,7 @@ fn everything_at_once() {
         ca("front-proxy")
     );
     let parsed = parse(&body).unwrap();
-    let warned: Vec<&str> = parsed.warnings.iter().map(|w| w.key.as_str()).collect();
-    assert_eq!(warned, ["ssh_authorized_keys"], "no ssh server yet");
+    assert_eq!(parsed.warnings, []);
     let seed = parsed.seed;
     assert_eq!(seed.hostname.as_deref(), Some("node1"));
     assert_eq!(seed.cluster.name, "demo");

@@ -224,12 +224,6 @@ fn check(keys: UserDataKeys, seed: &mut Seed, cx: &mut Cx) {
             pools: values(ntp.value.pools, |host| host.0),
         };
     }
-    if let Some(keys) = &keys.keys {
-        cx.warn(
-            &keys.spot,
-            "opens nothing yet: the image has no ssh server; `slipway node shell` is the way in",
-        );
-    }
     seed.ssh_authorized_keys = values(keys.keys, |key| key.0);
     if let Some(yes) = keys.ssh_pwauth.filter(|pwauth| pwauth.value) {
         cx.error(&yes.spot, format!("can't be true: {PASSWORDS}"));

@@ -242,6 +242,17 @@ fn zone(text: &str) -> Result<String, String> {
     Err("is no time zone's name; they look like Europe/Lisbon or Etc/UTC".into())
 }
 
+/// Types of keys that the node's ssh server knows.
+const SSH_KEYS: [&str; 7] = [
+    "ssh-ed25519",
+    "ssh-rsa",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+];
+
 /// `type base64 [comment]`; sshd's options before the type are not taken.
 fn ssh_key(text: &str) -> Result<String, String> {
     let text = text.trim();
@@ -257,6 +268,16 @@ fn ssh_key(text: &str) -> Result<String, String> {
         return Err(
             "is a private key; the public one, of the file that ends in .pub, belongs here".into(),
         );
+    }
+    if known && !SSH_KEYS.contains(&kind) {
+        return Err(format!(
+            "is of a type that opens nothing here; these do: {}",
+            SSH_KEYS.join(", ")
+        ));
+    }
+    // The longest line that dropbear reads is 4200 bytes, with options of the node's own.
+    if text.len() > 4000 {
+        return Err("is longer than 4000 bytes".into());
     }
     if known && whole && !text.contains(['\n', '\r', '\0']) {
         Ok(text.to_owned())

@@ -183,7 +183,7 @@ pub const ROUTES: &[Route] = &[
         method: Method::PUT,
         path: "/v1/seed",
         access: OPERATOR,
-        about: "Applies a seed: checks it and stores it for the next boots, as long as the seed from outside stays the same. The node API's identity changes at once.",
+        about: "Applies a seed: checks it and stores it for the next boots, as long as the seed from outside stays the same. The node API's identity, keys of ssh and registries change at once.",
         parameters: &[],
         takes: Some("Documents"),
         gives: Gives::Json("SeedDiff"),

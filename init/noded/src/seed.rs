@@ -1,11 +1,15 @@
 //! The seed: shown, compared, applied.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::StatusCode;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use slipway_access::durable;
 use slipway_images::node::api::{SeedDiff, SeedInForce};
 use slipway_images::seed::{Applied, Documents, Seed, diff as differences, effect_of, outside};
+use slipway_init::pid1::SEED_CHANGED;
+use slipway_init::{registries, ssh};
 
 use crate::answer::{Outcome, Refusal, json};
 use crate::identity::{Identity, read_seed};
@@ -43,7 +47,14 @@ pub async fn apply(mut call: Call) -> Outcome {
         None => None,
     };
     let app = Arc::clone(&call.app);
-    let stored = move || store(&app, files, identity.as_ref());
+    let stored = move || {
+        store(&app, files, identity.as_ref())?;
+        follow(&app, &seed).map_err(|why| {
+            Refusal::failed(format!(
+                "the seed is stored and counts from the next boot on, but not all that is live was followed: {why}"
+            ))
+        })
+    };
     call.app.blocking(stored).await??;
     let keys: Vec<&str> = diff.changes.iter().map(|c| c.key.as_str()).collect();
     audit::note(&call, &format!("applied a seed ({})", keys.join(", ")));
@@ -118,4 +129,33 @@ fn store(app: &App, files: Documents, identity: Option<&Identity>) -> Result<(),
             .map_err(|error| Refusal::failed(error.to_string()))?;
     }
     Ok(())
+}
+
+/// Follows what a running node can follow: the seed in force takes it over, and `init` opens
+/// or closes ssh by it.
+fn follow(app: &App, seed: &Seed) -> Result<(), String> {
+    // One after the other: each takes away what the last one brought.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let paths = &app.paths;
+    let before = read_seed(paths).unwrap_or_default();
+    let mut now = before.clone();
+    now.take_live(seed);
+    if now == before {
+        return Ok(());
+    }
+    let in_force = now.to_json().map_err(|error| error.to_string())?;
+    // All of it is tried: a registry's fault must not keep a key in force.
+    let done = [
+        durable::write(paths.seed(), in_force.as_bytes(), 0o600).map_err(|e| e.to_string()),
+        registries::write(paths.root(), &before.registries, &now.registries).map_err(|f| f.0),
+        ssh::write_keys(paths.root(), &now).map_err(|f| f.0),
+        kill(Pid::from_raw(app.tuning.init), SEED_CHANGED)
+            .map_err(|error| format!("asking init: {error}")),
+    ];
+    let failures: Vec<String> = done.into_iter().filter_map(Result::err).collect();
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(failures.join("; ")),
+    }
 }

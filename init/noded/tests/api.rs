@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 
 use common::{Node, Owner, Reply, Tls, prepared, send, until};
@@ -303,6 +304,60 @@ fn a_seed_is_shown_compared_applied_and_forgotten() {
         node.ask(&owner.operator, "DELETE", "/v1/seed", None).status,
         200
     );
+}
+
+/// Keys and registries of a seed that was applied hold at once; what needs a reboot doesn't.
+#[test]
+fn what_is_live_in_an_applied_seed_is_followed() {
+    let owner = Owner::new();
+    let mut node = Node::start(Some(&owner.checked_seed()));
+    let seed = |more: Value| {
+        let mut seed = json!({
+            "hostname": "node1",
+            "slipway": { "node-api": owner.node_api(), "cluster": { "token": "hunter22secret" } },
+        });
+        for (key, value) in more.as_object().unwrap() {
+            match key.as_str() {
+                "registries" => seed["slipway"][key] = value.clone(),
+                _ => seed[key] = value.clone(),
+            }
+        }
+        json!({ "user-data": format!("#cloud-config\n{seed:#}\n") })
+    };
+    let apply = |node: &Node, more: Value| {
+        let reply = node.ask(&owner.operator, "PUT", "/v1/seed", Some(&seed(more)));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()
+    };
+    let keys = node.at("root/.ssh/authorized_keys");
+    let hosts = node.at("etc/containerd/certs.d/r.example/hosts.toml");
+    let effect = apply(
+        &node,
+        json!({
+            "timezone": "Europe/Lisbon",
+            "ssh_authorized_keys": ["ssh-ed25519 AAAA me"],
+            "registries": { "r.example": { "username": "u", "password": "hunter33secret" } },
+        }),
+    );
+    assert_eq!(effect["effect"], "reboot", "{effect}");
+    assert!(
+        fs::read_to_string(&keys)
+            .unwrap()
+            .contains("ssh-ed25519 AAAA")
+    );
+    assert!(fs::read_to_string(&hosts).unwrap().contains("Basic "));
+    let ended = node.init.as_mut().unwrap().wait().unwrap();
+    assert_eq!(ended.signal(), Some(1), "init is told by SIGHUP");
+    let in_force = fs::read_to_string(node.at("run/slipway/seed.json")).unwrap();
+    let in_force: Value = serde_json::from_str(&in_force).unwrap();
+    assert_eq!(in_force["ssh-authorized-keys"][0], "ssh-ed25519 AAAA me");
+    assert_eq!(in_force["timezone"], Value::Null);
+    // init is gone by now, and the keys are taken back all the same.
+    let reply = node.ask(&owner.operator, "PUT", "/v1/seed", Some(&seed(json!({}))));
+    assert_eq!(reply.status, 500);
+    assert!(reply.text().contains("asking init"), "{}", reply.text());
+    assert!(!keys.exists() && !hosts.exists());
+    assert!(node.at("var/lib/slipway/seed/applied.json").exists());
 }
 
 #[test]

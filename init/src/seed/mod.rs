@@ -144,6 +144,19 @@ pub fn applied(root: &Path) -> Result<Option<Seed>, Failure> {
     Ok(Some(seed))
 }
 
+/// The seed in force below `root`, as [`hand_on`] or the node API wrote it last; defaults
+/// where there is none.
+///
+/// # Errors
+/// It can't be read.
+pub fn in_force(root: &Path) -> Result<Seed, Failure> {
+    match fs::read_to_string(root.join(SEED_FILE.trim_start_matches('/'))) {
+        Ok(text) => Ok(Seed::from_json(&text)?),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Seed::default()),
+        Err(e) => Err(e).context(SEED_FILE),
+    }
+}
+
 fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use slipway_images::service::{Ready, Service};
+use slipway_images::service::{CONDITIONS, Ready, Service};
 
 pub use logfile::{Capture, LogFile};
 pub use notify::{Message, NotifySocket, parse as parse_notify};
@@ -80,6 +80,18 @@ impl Supervisor {
         self.conditions.insert(name.to_owned());
     }
 
+    /// Says that a condition holds no more: services that name it are stopped, and wait for it.
+    pub fn withdraw_condition(&mut self, name: &str) {
+        self.conditions.remove(name);
+    }
+
+    /// Whether a condition that the service was started under holds no more.
+    fn is_withdrawn(&self, unit: &Unit) -> bool {
+        let lacks =
+            |need: &String| CONDITIONS.contains(&need.as_str()) && !self.conditions.contains(need);
+        unit.service.after.iter().any(lacks)
+    }
+
     fn needs_met(&self, unit: &Unit) -> bool {
         unit.service.after.iter().all(|need| {
             self.conditions.contains(need)
@@ -122,7 +134,10 @@ impl Supervisor {
         };
         let name = unit.service.name.clone();
         let may_start = !self.stopping && self.needs_met(unit);
-        let may_stop = self.stopping && !self.is_needed(&name);
+        let may_stop = match self.stopping {
+            true => !self.is_needed(&name),
+            false => self.is_withdrawn(unit),
+        };
         let reaper = self.reaper.clone();
         let Some(unit) = self.units.get_mut(index) else {
             return false;

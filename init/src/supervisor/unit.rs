@@ -21,7 +21,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Where a service stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Needs others first.
+    /// Needs others, or a condition, first.
     Waiting,
     /// Runs, and is not ready yet.
     Starting {
@@ -70,6 +70,8 @@ pub struct Unit {
     /// Where it says how it is.
     pub(super) notify: NotifySocket,
     delay: Duration,
+    /// Whether it was told to end.
+    told_to_stop: bool,
     capture: Capture,
     cgroup: Option<PathBuf>,
 }
@@ -82,6 +84,7 @@ impl Unit {
             capture: Capture::start(name, &paths.logs)?,
             cgroup: paths.cgroup.as_ref().map(|c| c.join(name)),
             delay: service.restart_delay,
+            told_to_stop: false,
             state: State::Waiting,
             status: String::new(),
             status_is_new: false,
@@ -167,6 +170,7 @@ impl Unit {
 
     pub(super) fn start(&mut self, reaper: &Reaper, now: Instant) {
         let name = self.service.name.clone();
+        self.told_to_stop = false;
         let started = self
             .command()
             .and_then(|mut command| reaper.spawn(&mut command));
@@ -220,6 +224,7 @@ impl Unit {
 
     pub(super) fn stop(&mut self, now: Instant) {
         if let Some(pid) = self.pid() {
+            self.told_to_stop = true;
             self.state = State::Stopping {
                 pid,
                 until: now + self.service.stop_timeout,
@@ -267,8 +272,11 @@ impl Unit {
         self.clear_group();
         let how = describe(status);
         self.capture.note(&how);
-        if stopping {
-            self.state = State::Stopped;
+        if stopping || self.told_to_stop {
+            self.state = match stopping {
+                true => State::Stopped,
+                false => State::Waiting,
+            };
             say!("{}: stopped", self.service.name);
             return;
         }

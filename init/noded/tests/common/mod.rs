@@ -77,6 +77,8 @@ pub struct Node {
     pub root: tempfile::TempDir,
     pub address: SocketAddr,
     pub child: Child,
+    /// What stands in for `init`, where that isn't `noded` itself.
+    pub init: Option<Child>,
     pub log: Arc<Mutex<String>>,
 }
 
@@ -87,7 +89,14 @@ impl Node {
     }
 
     pub fn start_in(root: tempfile::TempDir, more: &[&str]) -> Self {
-        Self::start_by(Command::new(env!("CARGO_BIN_EXE_noded")), root, more)
+        // Takes signals in place of the test machine's own init.
+        let init = Command::new("sleep").arg("3600").spawn().unwrap();
+        let pid = init.id().to_string();
+        let more = [&["--init", &pid], more].concat();
+        let command = Command::new(env!("CARGO_BIN_EXE_noded"));
+        let mut node = Self::start_by(command, root, &more);
+        node.init = Some(init);
+        node
     }
 
     /// One that is ended by its own orders, before they are answered, as by an `init` that
@@ -132,6 +141,7 @@ impl Node {
             root,
             address,
             child,
+            init: None,
             log,
         }
     }
@@ -189,15 +199,24 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        for child in [Some(&mut self.child), self.init.as_mut()] {
+            let Some(child) = child else { continue };
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 }
 
 /// A root with this checked seed.
 pub fn prepared(seed: Option<&str>) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
-    for directory in ["run/slipway", "var/lib/slipway", "var/log/slipway", "dev"] {
+    for directory in [
+        "run/slipway",
+        "var/lib/slipway",
+        "var/log/slipway",
+        "dev",
+        "root",
+    ] {
         fs::create_dir_all(root.path().join(directory)).unwrap();
     }
     for directory in ["proc", "sys", "bin"] {
