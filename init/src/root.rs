@@ -386,7 +386,7 @@ fn data_partition(root: &mut Root) -> Outcome {
 /// A seed that was applied through the node API takes the place of the one from outside.
 fn applied_seed(root: &mut Root) -> Outcome {
     if !root.data_mounted {
-        return Ok("no data partition".into());
+        return Ok("none, without a data partition".into());
     }
     match seed::applied(Path::new("/"))? {
         Some(seed) => {

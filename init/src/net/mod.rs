@@ -10,6 +10,7 @@ pub mod dhcp;
 pub mod netlink;
 pub mod resolv;
 pub mod rtnl;
+mod time_servers;
 pub mod wishes;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,54 +27,11 @@ use crate::{files, say};
 use dhcp::Order;
 use resolv::{Resolv, Source};
 use rtnl::{Event, Link, Made, Monitor, Rtnl};
+pub use time_servers::TimeServers;
 
 /// How long the interfaces that the seed names may take to appear before those that are
 /// there get DHCP: a node with a typing error in its seed must stay reachable.
 const NAMED_WAIT: Duration = Duration::from_secs(30);
-
-/// Servers of time: those of the seed, else what the networks name, by interface.
-#[derive(Debug, Clone, Default)]
-pub struct TimeServers(Arc<Mutex<Named>>);
-
-#[derive(Debug, Default)]
-struct Named {
-    off: bool,
-    chosen: Vec<String>,
-    by_interface: BTreeMap<String, Vec<String>>,
-}
-
-impl TimeServers {
-    fn lock(&self) -> MutexGuard<'_, Named> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes these, if there are any, whatever networks name; if `on` at all.
-    pub fn choose(&self, servers: Vec<String>, on: bool) {
-        let mut named = self.lock();
-        (named.chosen, named.off) = (servers, !on);
-    }
-
-    /// Whether the clock is to be set by them.
-    pub fn are_on(&self) -> bool {
-        !self.lock().off
-    }
-
-    /// Says what an interface's network names.
-    pub fn set(&self, interface: &str, servers: Vec<String>) {
-        self.lock()
-            .by_interface
-            .insert(interface.to_owned(), servers);
-    }
-
-    /// All that are to be asked.
-    pub fn all(&self) -> Vec<String> {
-        let named = self.lock();
-        match named.chosen.is_empty() {
-            false => named.chosen.clone(),
-            true => named.by_interface.values().flatten().cloned().collect(),
-        }
-    }
-}
 
 /// What all interfaces share.
 #[derive(Clone)]
@@ -263,11 +221,13 @@ impl Manager {
                 (self.tell)(News::AddressGone { interface, address });
             }
         }
+        // A second try begins here, with what was not changed yet.
+        let links = self.rtnl.links().context("listing the interfaces")?;
         self.named.clear();
         self.fall_back = (!network.interfaces.is_empty()).then(|| Instant::now() + NAMED_WAIT);
         self.network = network;
         self.shared.hostname = hostname;
-        for link in self.rtnl.links().context("listing the interfaces")? {
+        for link in links {
             self.link(link);
         }
         self.make_links();
