@@ -33,6 +33,7 @@ mod schema;
 mod secret;
 mod shape;
 mod slipway;
+pub mod url;
 mod user;
 mod words;
 mod yaml;

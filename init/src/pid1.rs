@@ -206,9 +206,15 @@ impl Loop {
                 self.condition("network");
             }
             Event::Net(News::AddressGone { interface, address }) => {
-                say!("address {address} on {interface} is gone");
-                self.addresses
-                    .retain(|a| *a != (interface.clone(), address));
+                let gone = (interface, address);
+                if self.addresses.contains(&gone) {
+                    say!("address {address} on {} is gone", gone.0);
+                    self.addresses.retain(|a| *a != gone);
+                }
+                // Services that wait for a network are not started by one that was before them.
+                if self.supervisor.is_none() && self.addresses.is_empty() {
+                    self.conditions.retain(|c| c != "network");
+                }
             }
             Event::TimeSet => {
                 self.condition("time");

@@ -1,5 +1,6 @@
 //! The phases of the root: from the mounted image to services that may start.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
 use slipway_images::seed::Seed;
+use slipway_images::seed::url::SeedUrl;
 
 use crate::initrd::{BOOT_FILE, Boot};
 use crate::mailbox::{Event, Mailbox};
@@ -17,6 +19,8 @@ use crate::net::resolv::Resolv;
 use crate::net::{self, News, Shared, TimeServers};
 use crate::phase::{Context, Failure, Outcome, Phase};
 use crate::reaper::Reaper;
+use crate::seed::remote::{self, Fetcher};
+use crate::seed::{Names, Source, Words};
 use crate::uevent::{Plugged, UeventSocket, modaliases};
 use crate::{clock, data, instance, mounts, node, registries, say, seed, sntp, ssh, sys};
 
@@ -28,11 +32,18 @@ pub struct Root {
     pub reaper: Reaper,
     boot: Boot,
     modules: Option<Modules>,
+    /// What a seed can't change.
+    names: Names,
+    /// Where the seed is, if it isn't here.
+    url: Option<SeedUrl>,
     /// Defaults where there is none, or none that is good.
     seed: Seed,
+    network: Option<net::Handle>,
     data_mounted: bool,
     online: Arc<AtomicBool>,
     time_servers: TimeServers,
+    /// Whether the clock is being set from the network.
+    sntp: bool,
 }
 
 /// The phases in their order.
@@ -53,6 +64,9 @@ pub const PHASES: &[Phase<Root>] = &[
     Phase::new("data", data_partition)
         .retry(2, Duration::from_secs(2))
         .deadline(Duration::from_secs(3600)),
+    // Certificates want a clock that is about right, and a seed from afar a network.
+    Phase::new("clock", plausible_clock),
+    Phase::new("seed by URL", fetch_seed).deadline(Duration::from_secs(300)),
     Phase::new("applied seed", applied_seed),
     Phase::new("network", network).retry(3, Duration::from_secs(1)),
     Phase::new("identity", identity),
@@ -66,7 +80,7 @@ pub const PHASES: &[Phase<Root>] = &[
     }),
     Phase::new("entropy", entropy),
     Phase::new("ssh", ssh_keys),
-    Phase::new("clock", clock_and_sntp),
+    Phase::new("time", start_sntp),
     Phase::new("services", services),
 ];
 
@@ -78,10 +92,14 @@ impl Root {
             reaper,
             boot: Boot::default(),
             modules: None,
+            names: Names::default(),
+            url: None,
             seed: Seed::default(),
+            network: None,
             data_mounted: false,
             online: Arc::default(),
             time_servers: TimeServers::default(),
+            sntp: false,
         }
     }
 
@@ -240,49 +258,113 @@ fn preload_all() -> Outcome {
 
 fn find_seed(root: &mut Root) -> Outcome {
     let boot = root.boot.boot.clone();
-    let words = seed::words();
-    let modules = root.modules()?;
-    let mut found = seed::from_firmware(modules);
-    if found == Ok(None) {
-        // Perhaps a volume has it: then the disks' drivers are needed now.
-        let aliases = modaliases(Path::new("/sys"));
-        let storage = aliases.iter().map(String::as_str).filter(|a| is_storage(a));
-        Plugged::default().load(modules, storage);
-        found = seed::from_volumes(modules, boot.as_deref());
-    }
-    let accepted = found.and_then(|found| match found {
-        None => words.map(|_| (None, "none, defaults".to_owned())),
-        Some((documents, source)) => {
-            let seed = seed::accept(&documents, &source, words?)?;
-            Ok((Some(seed), format!("from {source}")))
+    let found = root.modules().and_then(|modules| {
+        let words = Words::of_machine()?;
+        let modules = RefCell::new(modules);
+        let firmware = || seed::from_firmware(*modules.borrow_mut());
+        let source = seed::choose(&words, firmware, || {
+            // Perhaps a volume has it: then the disks' drivers are needed now.
+            let modules = &mut **modules.borrow_mut();
+            let aliases = modaliases(Path::new("/sys"));
+            let storage = aliases.iter().map(String::as_str).filter(|a| is_storage(a));
+            Plugged::default().load(modules, storage);
+            seed::from_volumes(modules, boot.as_deref())
+        })?;
+        Ok((source, words.names))
+    });
+    let accepted = found.and_then(|(source, names)| {
+        root.names = names;
+        match source {
+            Source::Nowhere => Ok((Seed::default(), "none, defaults".to_owned())),
+            Source::Here(documents, from) => {
+                let seed = seed::accept(Path::new("/"), &documents, &from, &root.names)?;
+                Ok((seed, format!("from {from}")))
+            }
+            Source::Url(url, by) => {
+                let note = format!("at {url}, says {by}");
+                root.url = Some(url);
+                Ok((Seed::default(), note))
+            }
         }
     });
-    match accepted {
-        Ok((seed, note)) => {
-            root.seed = seed.unwrap_or_default();
-            root.mailbox.send(Event::Condition("seed"));
-            Ok(note)
-        }
-        Err(failure) => Err(Failure(format!(
-            "{failure}. The node runs with defaults and without a cluster; correct the seed and reboot"
-        ))),
+    let (seed, note) = accepted.map_err(without_seed)?;
+    root.seed = seed;
+    if root.url.is_none() {
+        root.mailbox.send(Event::Condition("seed"));
     }
+    Ok(note)
 }
 
+fn without_seed(failure: Failure) -> Failure {
+    Failure(format!(
+        "{failure}. The node runs with defaults and without a cluster; correct the seed and reboot"
+    ))
+}
+
+/// Fetches the seed over the network that an unseeded node has: one that a seed sets up wrongly
+/// must not keep the corrected seed away.
+fn fetch_seed(root: &mut Root) -> Outcome {
+    let Some(url) = root.url.clone() else {
+        return Ok("none".into());
+    };
+    let base = Path::new("/");
+    let kept = root.data_mounted.then(|| remote::kept(base, &url));
+    let kept = kept.flatten();
+    // What it said of names and time holds for the asking, too.
+    root.seed = kept
+        .as_ref()
+        .and_then(|kept| Some(kept.files.check().ok()?.seed))
+        .unwrap_or_default();
+    root.seed.network = None;
+    root.seed.hostname = root.names.hostname.clone().or(root.seed.hostname.take());
+    // Without them the fetching fails in its time, and what was kept is used.
+    if let Err(failure) = network(root) {
+        say!("network: {failure}");
+    }
+    if url.is_https()
+        && let Err(failure) = start_sntp(root)
+    {
+        say!("clock: {failure}");
+    }
+    let fetcher = Fetcher {
+        root: base,
+        reaper: &root.reaper,
+        program: Path::new("/usr/bin/noded"),
+        first: Duration::from_secs(120),
+        again: Duration::from_secs(15),
+        patience: Duration::from_secs(10),
+    };
+    let (seed, outcome) = fetcher.settle(&url, &root.names, kept, root.data_mounted);
+    let known = seed.is_some();
+    root.seed = seed.unwrap_or_default();
+    if known {
+        root.mailbox.send(Event::Condition("seed"));
+        return outcome;
+    }
+    outcome.map_err(without_seed)
+}
+
+/// Brings the network up as the seed says, or changes one that is up for fetching it.
 fn network(root: &mut Root) -> Outcome {
+    let network = root.seed.network.clone().unwrap_or_default();
+    let hostname = root.seed.hostname.clone();
+    if let Some(handle) = &root.network {
+        return handle.change(network, hostname);
+    }
     let shared = Shared {
-        hostname: root.seed.hostname.clone(),
+        hostname,
         resolv: Resolv::new("/etc/resolv.conf".into()),
         time_servers: root.time_servers.clone(),
     };
     let (mailbox, online) = (root.mailbox.clone(), Arc::clone(&root.online));
-    let network = root.seed.network.clone().unwrap_or_default();
-    net::start(network, shared, move |news| {
+    let (handle, note) = net::start(network, shared, move |news| {
         if matches!(news, News::Address { .. }) {
             online.store(true, Ordering::Release);
         }
         mailbox.send(Event::Net(news));
-    })
+    })?;
+    root.network = Some(handle);
+    Ok(note)
 }
 
 fn data_partition(root: &mut Root) -> Outcome {
@@ -313,7 +395,7 @@ fn data_partition(root: &mut Root) -> Outcome {
 /// A seed that was applied through the node API takes the place of the one from outside.
 fn applied_seed(root: &mut Root) -> Outcome {
     if !root.data_mounted {
-        return Ok("no data partition".into());
+        return Ok("none, without a data partition".into());
     }
     match seed::applied(Path::new("/"))? {
         Some(seed) => {
@@ -369,34 +451,38 @@ fn entropy(root: &mut Root) -> Outcome {
     node::restore_entropy(Path::new(node::ENTROPY_FILE))
 }
 
-fn clock_and_sntp(root: &mut Root) -> Outcome {
+fn plausible_clock(root: &mut Root) -> Outcome {
     let info = ImageInfo::read(Path::new(IMAGE_INFO_PATH))?;
-    let mut note = clock::not_earlier_than(info.built)?;
-    if root.data_mounted {
-        let restored = clock::restore(Path::new(clock::CLOCK_FILE))?;
-        if !restored.is_empty() {
-            note = restored;
-        }
+    let note = clock::not_earlier_than(info.built)?;
+    if !root.data_mounted {
+        return Ok(note);
     }
+    let restored = clock::restore(Path::new(clock::CLOCK_FILE))?;
+    Ok(if restored.is_empty() { note } else { restored })
+}
+
+/// Has the clock set from the network, as the seed says.
+fn start_sntp(root: &mut Root) -> Outcome {
     let ntp = root.seed.ntp.clone();
+    let own: Vec<String> = ntp.servers.into_iter().chain(ntp.pools).collect();
+    root.time_servers.choose(own, ntp.enabled);
     if !ntp.enabled {
         return Ok("not set from the network".into());
     }
-    let own: Vec<String> = ntp.servers.into_iter().chain(ntp.pools).collect();
-    if !own.is_empty() {
-        root.time_servers.choose(own);
+    if root.sntp {
+        return Ok("being set already".into());
     }
+    let built = ImageInfo::read(Path::new(IMAGE_INFO_PATH))?.built;
     let (servers, online) = (root.time_servers.clone(), Arc::clone(&root.online));
     let mailbox = root.mailbox.clone();
     std::thread::Builder::new()
         .name("sntp".into())
         .stack_size(256 << 10)
         .spawn(move || {
-            sntp::run(&servers, info.built, &online, || {
-                mailbox.send(Event::TimeSet)
-            });
+            sntp::run(&servers, built, &online, || mailbox.send(Event::TimeSet));
         })?;
-    Ok(note)
+    root.sntp = true;
+    Ok(String::new())
 }
 
 fn services(root: &mut Root) -> Outcome {

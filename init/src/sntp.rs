@@ -233,14 +233,15 @@ fn apply(sample: Sample, floor: i64) -> Result<(), Failure> {
     sys::mark_clock_synchronised().context("marking the clock")
 }
 
-/// The client's endless loop, for a thread. `wake` is called when the clock is first right.
+/// The client's endless loop, for a thread. While time servers are turned off it sleeps. `wake`
+/// is called when the clock is first right.
 pub fn run(servers: &TimeServers, floor: i64, online: &AtomicBool, mut wake: impl FnMut()) {
     let defaults: Vec<String> = DEFAULT_SERVERS.map(str::to_owned).to_vec();
     let mut pause = FIRST_PAUSE;
     let mut good = false;
     let mut told = false;
     loop {
-        if !online.load(Ordering::Acquire) {
+        if !online.load(Ordering::Acquire) || !servers.are_on() {
             std::thread::sleep(Duration::from_secs(1));
             continue;
         }

@@ -38,8 +38,11 @@ pub fn argv(machine: &Machine) -> Vec<OsString> {
     for file in &machine.fw_cfg {
         argv.option(
             "-fw_cfg",
-            Options::new(format!("name={}", file.name)).path("file", &file.path),
+            Options::new(format!("name={}", file.name)).value("file", &file.path),
         );
+    }
+    if let Some(serial) = &machine.serial {
+        argv.option("-smbios", Options::new("type=1").value("serial", serial));
     }
     if machine.watchdog {
         argv.option("-device", "i6300esb");
@@ -112,11 +115,11 @@ fn boot(argv: &mut Argv, boot: &Boot) {
         Boot::Firmware { code, vars } => {
             argv.option(
                 "-drive",
-                Options::new("if=pflash,unit=0,format=raw,readonly=on").path("file", code),
+                Options::new("if=pflash,unit=0,format=raw,readonly=on").value("file", code),
             );
             argv.option(
                 "-drive",
-                Options::new("if=pflash,unit=1,format=raw").path("file", vars),
+                Options::new("if=pflash,unit=1,format=raw").value("file", vars),
             );
         }
         Boot::Kernel {
@@ -146,7 +149,7 @@ fn attach(argv: &mut Argv, index: usize, disk: &Disk) {
     let mut drive = Options::new(format!(
         "if=none,id=disk{index},format={format},cache={cache},discard=unmap,detect-zeroes=unmap"
     ))
-    .path("file", &disk.path);
+    .value("file", &disk.path);
     if disk.read_only {
         drive = drive.and("readonly=on");
     }
@@ -207,10 +210,10 @@ impl Options {
         self
     }
 
-    fn path(self, key: &str, path: impl AsRef<OsStr>) -> Self {
+    fn value(self, key: &str, value: impl AsRef<OsStr>) -> Self {
         let mut options = self.and(key);
         options.0.push(b'=');
-        for &byte in path.as_ref().as_bytes() {
+        for &byte in value.as_ref().as_bytes() {
             options.0.push(byte);
             if byte == b',' {
                 options.0.push(b',');

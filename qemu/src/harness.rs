@@ -46,6 +46,8 @@ pub struct Setup {
     pub ports: Vec<u16>,
     /// Files for the guest: name (`opt/...`) and content.
     pub fw_cfg: Vec<(String, Vec<u8>)>,
+    /// The machine's serial number in SMBIOS.
+    pub serial: Option<String>,
     /// Directories to look for firmware in, beside the host's.
     pub firmware_dirs: Vec<PathBuf>,
     /// Boots a boot sector with the built-in BIOS instead of UEFI.
@@ -71,6 +73,7 @@ impl Setup {
             memory: Mebibytes(2048),
             ports: Vec::new(),
             fw_cfg: Vec::new(),
+            serial: None,
             firmware_dirs: Vec::new(),
             bios: false,
             kernel: None,
@@ -125,6 +128,7 @@ impl Node {
         machine.cpus = NonZeroU16::new(setup.cpus).unwrap_or(NonZeroU16::MIN);
         machine.memory = setup.memory;
         machine.watchdog = setup.watchdog;
+        machine.serial = setup.serial;
         machine.on_reboot = setup.on_reboot;
         let image =
             std::path::absolute(&setup.image).map_err(|e| Error::io("resolving the image", e))?;

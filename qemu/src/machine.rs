@@ -353,6 +353,9 @@ pub struct Machine {
     pub network: Option<Vec<Forward>>,
     /// Files for the guest.
     pub fw_cfg: Vec<FwCfg>,
+    /// The machine's serial number (SMBIOS type 1); QEMU's own, none, without.
+    #[serde(default)]
+    pub serial: Option<String>,
     /// What a reset does.
     pub on_reboot: OnReboot,
     /// A hardware watchdog (Intel 6300ESB) that resets the machine.
@@ -377,6 +380,7 @@ impl Machine {
             disks: Vec::new(),
             network: None,
             fw_cfg: Vec::new(),
+            serial: None,
             on_reboot: OnReboot::Restart,
             watchdog: false,
             incoming: false,

@@ -111,6 +111,7 @@ fn paths_with_commas_stay_paths() {
         name: "opt/x".into(),
         path: "/seeds/a,b".into(),
     }];
+    machine.serial = Some("ds=nocloud;s=http://10.0.2.2/a,b/".into());
     machine.debug_exit = true;
     check("x86_64-commas", &machine);
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use slipway_images::node::api::{Logs, SeedDiff, Status};
-use slipway_images::node::{Event, PhaseResult};
+use slipway_images::node::{Event, Phase, PhaseResult};
 use slipway_images::seed::Effect;
 
 use crate::error::Result;
@@ -54,6 +54,16 @@ impl fmt::Display for Shown {
         if let Some(boot) = &status.boot {
             if let Some(ending) = &boot.ending {
                 line("state", ending)?;
+            }
+            // Where it is from; one that failed is told below.
+            let seeds = ["seed", "seed by URL", "applied seed"];
+            let told = |p: &&Phase| {
+                seeds.contains(&p.name.as_str())
+                    && p.result == PhaseResult::Done
+                    && !p.note.starts_with("none")
+            };
+            for phase in boot.phases.iter().filter(told) {
+                line("seed", &phase.note)?;
             }
             for phase in boot
                 .phases

@@ -37,6 +37,11 @@ pub struct RunArgs {
     /// and the node's own 7443 are always forwarded.
     #[arg(long, value_name = "HOST:GUEST")]
     pub forward: Vec<Forward>,
+    /// Have the node fetch its seed from this URL, which it is told by its serial
+    /// number in SMBIOS, instead of giving it one. This host is 10.0.2.2 to it. No
+    /// kubeconfig or credential is made here: they belong to that seed.
+    #[arg(long, value_name = "URL")]
+    pub seed: Option<String>,
     /// Leave the machine running in the background.
     #[arg(long)]
     pub detach: bool,
@@ -114,8 +119,8 @@ pub struct Started {
     pub pid: i32,
     /// `kvm` or `tcg`.
     pub accelerator: accel::Accelerator,
-    /// The administrator's kubeconfig.
-    pub kubeconfig: PathBuf,
+    /// The administrator's kubeconfig; none for a node that fetches its seed.
+    pub kubeconfig: Option<PathBuf>,
     /// Where the API is reached from this host.
     pub api: String,
     /// Forwarded ports.
@@ -129,7 +134,10 @@ pub struct Started {
 /// A line for `eval`.
 impl fmt::Display for Started {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "export KUBECONFIG={}", shell_word(&self.kubeconfig))
+        match &self.kubeconfig {
+            Some(path) => write!(f, "export KUBECONFIG={}", shell_word(path)),
+            None => f.write_str(": no kubeconfig is made for a seed by URL"),
+        }
     }
 }
 

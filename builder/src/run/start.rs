@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use slipway_images::node;
+use slipway_images::seed::url::SeedUrl;
 use slipway_qemu::argv::CONSOLE_LOG;
 use slipway_qemu::console::{Follow, Lines};
 use slipway_qemu::disk::{self, Identity};
@@ -15,7 +16,7 @@ use slipway_qemu::machine::{
 use slipway_qemu::state::{Lock, RECORD_VERSION, Record};
 use slipway_qemu::{Firmware, Vm, VmDir, VmName, accel, host, ports};
 
-use super::args::{Fresh, RunArgs, Started};
+use super::args::{Fresh, RunArgs, Started, Until};
 use super::{Context, identity, image, watch};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
@@ -42,11 +43,22 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
     host::emulator(Arch::X86_64)?;
     refuse_if_running(&dir, args.fresh)?;
     let mut record = provide_disk(args, &wanted, &dir, &lock, progress)?;
-    let machine = describe(args, context, &dir, &record.machine, progress)?;
+    let mut machine = describe(args, context, &dir, &record.machine, progress)?;
+    if let Some(url) = &wanted.seed {
+        machine.serial = Some(format!("ds=nocloud;s={}", url.reveal()));
+    }
+    if machine.serial.is_none() {
+        machine.fw_cfg = vec![FwCfg {
+            name: identity::FW_CFG_NAME.into(),
+            path: identity::SEED_FILE.into(),
+        }];
+    }
     let api = machine
         .host_port(API_PORT)
         .ok_or_else(|| Error::new(Kind::Bug, "the API's port was not forwarded"))?;
-    identity::provide(&dir, api)?;
+    if machine.serial.is_none() {
+        identity::provide(&dir, api)?;
+    }
 
     let console = Follow::console(dir.path(), true)?;
     let since = SystemTime::now();
@@ -77,6 +89,8 @@ struct Wanted {
     name: VmName,
     /// `None`: whatever the machine was made from.
     image: Option<PathBuf>,
+    /// Where the node fetches its seed.
+    seed: Option<SeedUrl>,
 }
 
 impl Wanted {
@@ -89,6 +103,17 @@ impl Wanted {
                 format!("{memory} of memory is too little: a node needs at least {MEMORY_MIN}"),
             )
             .hint("give it more: --memory 2G"));
+        }
+        let seed = args.seed.as_deref().map(SeedUrl::parse).transpose();
+        let seed = seed.map_err(|e| Error::new(Kind::Usage, format!("--seed: {e}")))?;
+        if let Some(url) = &seed
+            && args.until == Some(Until::Ready)
+        {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("`--until ready` needs credentials, which are those of the seed at {url}"),
+            )
+            .hint("leave it out, and ask the node: slipway node --addr 127.0.0.1 --credential FILE status"));
         }
         let existing = match &args.name {
             Some(name) => context.state.vm(name).record()?.is_some(),
@@ -104,7 +129,7 @@ impl Wanted {
             (None, Some(image)) => name_of(image)?,
             (None, None) => return Err(Error::new(Kind::Bug, "a machine without a name")),
         };
-        Ok(Self { name, image })
+        Ok(Self { name, image, seed })
     }
 }
 
@@ -281,10 +306,7 @@ fn describe(
         cache: Cache::Writeback,
         read_only: false,
     }];
-    machine.fw_cfg = vec![FwCfg {
-        name: identity::FW_CFG_NAME.into(),
-        path: identity::SEED_FILE.into(),
-    }];
+    machine.fw_cfg = Vec::new();
     machine.watchdog = true;
     Ok(machine)
 }
@@ -395,7 +417,7 @@ fn report(dir: &VmDir, record: &Record, vm: &Vm, api: u16) -> Started {
         state: "running",
         pid: vm.process().pid,
         accelerator: record.machine.accelerator,
-        kubeconfig: dir.kubeconfig(),
+        kubeconfig: record.machine.serial.is_none().then(|| dir.kubeconfig()),
         api: format!("https://127.0.0.1:{api}"),
         forwards: record.machine.network.clone().unwrap_or_default(),
         console_log: dir.file(CONSOLE_LOG),
@@ -411,7 +433,9 @@ fn announce(started: &Started, args: &RunArgs, progress: &Progress) {
         started.pid,
         forwards.join(", ")
     ));
-    progress.say(&format!("kubeconfig: {}", started.kubeconfig.display()));
+    if let Some(kubeconfig) = &started.kubeconfig {
+        progress.say(&format!("kubeconfig: {}", kubeconfig.display()));
+    }
     if !args.detach {
         progress.say("Ctrl-C powers it off; a second Ctrl-C pulls the plug");
     }

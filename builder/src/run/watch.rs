@@ -161,9 +161,14 @@ impl Session<'_> {
     fn follow(&mut self, args: &RunArgs, limit: Option<Duration>) -> Result<End> {
         let began = Instant::now();
         let far = Duration::from_secs(3600);
-        let config = Kubeconfig::read(&self.started.kubeconfig)
-            .map_err(|e| Error::new(Kind::Input, e.to_string()))?;
-        let mut watcher = Some(Watcher::start(&config, &self.started.name, self.since)?);
+        let mut watcher = match &self.started.kubeconfig {
+            None => None,
+            Some(path) => {
+                let config =
+                    Kubeconfig::read(path).map_err(|e| Error::new(Kind::Input, e.to_string()))?;
+                Some(Watcher::start(&config, &self.started.name, self.since)?)
+            }
+        };
         // In the background only what the node itself says.
         let all = !args.detach;
         loop {

@@ -14,32 +14,20 @@ use slipway_qemu::machine::OnReboot;
 
 use super::machine::{MINUTE, image, run};
 
-const NODE: &str = "home-server-1";
+pub const NODE: &str = "home-server-1";
 /// The guest's.
 const SSH: u16 = 22;
 
-struct Owned {
-    node: Node,
+pub struct Owned {
+    pub node: Node,
     /// Holds `home`, the cluster's seeds and credentials, and `others`, a stranger's.
     scratch: tempfile::TempDir,
 }
 
 impl Owned {
     fn flashed() -> Self {
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = seeds();
         let at = |path: &str| scratch.path().join(path);
-        for dir in ["home", "others"] {
-            run(slipway()
-                .args([
-                    "seed",
-                    "new",
-                    "--cluster",
-                    "home",
-                    "--endpoint",
-                    "127.0.0.1",
-                ])
-                .arg(at(dir)));
-        }
         for key in ["key", "unknown"] {
             let mut keygen = Command::new("ssh-keygen");
             keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
@@ -60,6 +48,11 @@ impl Owned {
         let mut setup = Setup::new(at("card"));
         setup.ports = vec![PORT, SSH];
         setup.on_reboot = OnReboot::Restart;
+        Self::boot(setup, scratch)
+    }
+
+    /// A machine that finds the first server's seed in `scratch` somehow.
+    pub fn boot(setup: Setup, scratch: tempfile::TempDir) -> Self {
         Self {
             node: Node::boot(setup),
             scratch,
@@ -82,7 +75,7 @@ impl Owned {
         command
     }
 
-    fn operator(&self, args: &[&str]) -> String {
+    pub fn operator(&self, args: &[&str]) -> String {
         let out = self.command("home/operator.pem", args).output().unwrap();
         if !out.status.success() {
             self.node.fail(&format!("{args:?}: {}", all(&out)));
@@ -148,7 +141,12 @@ impl Owned {
 
     /// Waits for a boot to get as far as the node's API.
     fn wait_booted(&mut self, seed: &str, data: &str, applied: &str) {
-        for (phase, said) in [("seed", seed), ("data", data), ("applied seed", applied)] {
+        self.wait_phases(&[("seed", seed), ("data", data), ("applied seed", applied)]);
+    }
+
+    /// Waits for a boot that says this of its phases to get as far as the node's API.
+    pub fn wait_phases(&mut self, phases: &[(&str, &str)]) {
+        for (phase, said) in phases {
             let line = self.node.wait_console(&format!("] {phase} "), 3 * MINUTE);
             assert!(line.contains(said), "{phase}: {line}");
         }
@@ -286,6 +284,23 @@ fn power_cuts_in_the_first_boot_are_made_good_by_the_next() {
     let console = owned.node.console();
     assert!(!console.contains("FAILED"), "{console}");
     owned.node.power_down(2 * MINUTE);
+}
+
+/// The cluster's seeds and credentials in `home`, and a stranger's in `others`.
+pub fn seeds() -> tempfile::TempDir {
+    let scratch = tempfile::tempdir().unwrap();
+    for dir in ["home", "others"] {
+        let new = [
+            "seed",
+            "new",
+            "--cluster",
+            "home",
+            "--endpoint",
+            "127.0.0.1",
+        ];
+        run(slipway().args(new).arg(scratch.path().join(dir)));
+    }
+    scratch
 }
 
 fn slipway() -> Command {

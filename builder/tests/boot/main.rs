@@ -13,6 +13,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod fetched;
 mod flashed;
 mod machine;
 

@@ -1,4 +1,5 @@
-//! Why noded stops, and with which exit status: 1 I/O or system failure, 2 wrong command line.
+//! Why noded stops, and with which exit status: 1 I/O or system failure, 2 wrong command line,
+//! 4 a seed can't be fetched.
 
 use std::io;
 
@@ -22,6 +23,9 @@ pub enum Error {
     /// TLS can't be set up.
     #[error("can't set up TLS: {0}")]
     Tls(String),
+    /// A seed can't be had from its URL.
+    #[error("{0}")]
+    Fetch(String),
 }
 
 impl Error {
@@ -30,6 +34,7 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
+            Self::Fetch(_) => 4,
             Self::Io { .. } | Self::Pki(_) | Self::Tls(_) => 1,
         }
     }

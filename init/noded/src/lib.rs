@@ -3,13 +3,14 @@
 //! It works when Kubernetes doesn't and when no good seed was found: it depends on PID 1 and
 //! on nothing else. [`server`] takes connections and keeps them bounded, [`tls`] says who is
 //! calling, [`routes`] is the table of what can be asked, and each of the other modules
-//! answers a few of its lines.
+//! answers a few of its lines. [`fetch`] is apart: it gets a seed from a URL for PID 1.
 
 pub mod answer;
 pub mod audit;
 pub mod cluster;
 pub mod error;
 pub mod events;
+pub mod fetch;
 pub mod identity;
 pub mod logs;
 pub mod notice;

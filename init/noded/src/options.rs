@@ -7,17 +7,24 @@ use std::time::Duration;
 use slipway_images::node::PORT;
 
 use crate::error::Error;
+use crate::fetch;
 
 /// Shown by `--help`.
 pub const HELP: &str = "\
 noded: a node's own API, over HTTPS with mutual TLS
 
     noded --root DIR [--seed FILE] [--listen ADDRESS:PORT]
+    noded fetch --root DIR --out FILE --within MS --patience MS
 
   --root DIR               where run/, var/ and usr/ are (on a node: /)
   --seed FILE              the checked seed, JSON (default: DIR/run/slipway/seed.json)
   --listen ADDRESS:PORT    where to listen (default: every address, port 7443)
   --version                print the version
+
+fetch gets a seed for init from the URL in SLIPWAY_SEED_URL:
+  --out FILE               where to leave it, JSON
+  --within MS              time for all of it, in milliseconds
+  --patience MS            time for one request
 ";
 
 /// What the process was started with.
@@ -59,6 +66,8 @@ impl Default for Tuning {
 pub enum Command {
     /// Run.
     Run(Options),
+    /// Fetch a seed.
+    Fetch(fetch::Options),
     /// Print the help text.
     Help,
     /// Print the version.
@@ -79,6 +88,12 @@ where
     let (mut root, mut seed, mut listen) = (None, None, Vec::new());
     let mut tuning = Tuning::default();
     let mut parser = lexopt::Parser::from_args(arguments);
+    if parser
+        .try_raw_args()
+        .is_some_and(|mut rest| rest.next_if(|word| word == "fetch").is_some())
+    {
+        return parse_fetch(parser);
+    }
     while let Some(argument) = parser.next().map_err(usage)? {
         match argument {
             Long("root") => root = Some(PathBuf::from(parser.value().map_err(usage)?)),
@@ -108,6 +123,35 @@ where
     }))
 }
 
+fn parse_fetch(mut parser: lexopt::Parser) -> Result<Command, Error> {
+    use lexopt::prelude::{Long, ValueExt};
+    let usage = |error: lexopt::Error| Error::Usage(error.to_string());
+    let (mut root, mut out, mut within, mut patience) = (None, None, None, None);
+    while let Some(argument) = parser.next().map_err(usage)? {
+        let option = match argument {
+            Long("root") => &mut root,
+            Long("out") => &mut out,
+            Long("within") => &mut within,
+            Long("patience") => &mut patience,
+            other => return Err(usage(other.unexpected())),
+        };
+        *option = Some(parser.value().map_err(usage)?);
+    }
+    let given = |value: Option<std::ffi::OsString>, name: &str| {
+        value.ok_or_else(|| Error::Usage(format!("--{name} is missing")))
+    };
+    let time = |value, name| -> Result<Duration, Error> {
+        let millis = given(value, name)?.parse().map_err(usage)?;
+        Ok(Duration::from_millis(millis))
+    };
+    Ok(Command::Fetch(fetch::Options {
+        root: given(root, "root")?.into(),
+        out: given(out, "out")?.into(),
+        within: time(within, "within")?,
+        patience: time(patience, "patience")?,
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +171,9 @@ mod tests {
         assert_eq!(text(&[]), "--root is missing; see noded --help");
         assert!(text(&["--rot", "/"]).contains("--rot"));
         assert!(text(&["--root", "/", "--listen", "x"]).contains("x"));
+        let fetch = ["fetch", "--root", "/", "--out", "/x", "--within", "1"];
+        assert!(text(&fetch).contains("--patience is missing"));
+        assert!(text(&["fetch", "http://user:secret@h/"]).contains("unexpected"));
+        assert!(text(&["--root", "/", "fetch"]).contains("fetch"));
     }
 }

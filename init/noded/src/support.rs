@@ -13,6 +13,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_DISPOSITION, HeaderValue};
+use slipway_images::seed::url::SeedUrl;
+use slipway_init::seed::datasource;
 use tokio::sync::mpsc::Sender;
 
 use crate::answer::{Outcome, flowing};
@@ -91,13 +93,24 @@ impl Write for Out {
     }
 }
 
+/// What is secret in the URL of a seed, which the kernel's command line shows, and with it the
+/// kernel's log.
+fn url_secrets(paths: &Paths) -> Vec<String> {
+    let line = std::fs::read_to_string(paths.at("proc/cmdline")).unwrap_or_default();
+    let source = datasource::parse(&line, &paths.at("sys/class/dmi/id"));
+    let url = source.ok().flatten().and_then(|source| source.url);
+    url.as_ref().map(SeedUrl::secrets).unwrap_or_default()
+}
+
 /// Writes the bundle to `out`.
 fn write<W: Write>(paths: &Paths, name: String, out: W) -> io::Result<()> {
     let seed = read_seed(paths);
     let secrets = seed.as_ref().and_then(|seed| seed.secrets().ok());
+    let mut secrets = secrets.unwrap_or_default();
+    secrets.extend(url_secrets(paths));
     let mut bundle = Bundle {
         tar: tar::Builder::new(GzEncoder::new(out, Compression::fast())),
-        redactor: Redactor::new(&secrets.unwrap_or_default()),
+        redactor: Redactor::new(&secrets),
         name: name.clone(),
         now: SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -201,5 +214,27 @@ fn end_of(path: &Path) -> io::Result<String> {
     match text.split_once('\n') {
         Some((_, whole)) if cut => Ok(whole.to_owned()),
         _ => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_secret_in_a_seeds_url_does_not_leave_the_node() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("proc")).unwrap();
+        std::fs::create_dir_all(root.path().join("sys/class/dmi/id")).unwrap();
+        std::fs::write(root.path().join("sys/class/dmi/id/product_uuid"), "u1").unwrap();
+        let line = "quiet ds=nocloud;s=https://ann:hunter22@h/__dmi.system-uuid__/?key=abcdef12&f=";
+        std::fs::write(root.path().join("proc/cmdline"), line).unwrap();
+        let paths = Paths::new(root.path(), None);
+        let shown = Redactor::new(&url_secrets(&paths)).text(line);
+        assert!(
+            !shown.contains("hunter22") && !shown.contains("abcdef12"),
+            "{shown}"
+        );
+        assert!(shown.contains("quiet ds=nocloud;s=https://"), "{shown}");
     }
 }

@@ -10,13 +10,13 @@ pub mod dhcp;
 pub mod netlink;
 pub mod resolv;
 pub mod rtnl;
+mod time_servers;
 pub mod wishes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,47 +27,11 @@ use crate::{files, say};
 use dhcp::Order;
 use resolv::{Resolv, Source};
 use rtnl::{Event, Link, Made, Monitor, Rtnl};
+pub use time_servers::TimeServers;
 
 /// How long the interfaces that the seed names may take to appear before those that are
 /// there get DHCP: a node with a typing error in its seed must stay reachable.
 const NAMED_WAIT: Duration = Duration::from_secs(30);
-
-/// Servers of time: those of the seed, else what the networks name, by interface.
-#[derive(Debug, Clone, Default)]
-pub struct TimeServers(Arc<Mutex<Named>>);
-
-#[derive(Debug, Default)]
-struct Named {
-    chosen: Vec<String>,
-    by_interface: BTreeMap<String, Vec<String>>,
-}
-
-impl TimeServers {
-    fn lock(&self) -> MutexGuard<'_, Named> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes these, whatever networks name.
-    pub fn choose(&self, servers: Vec<String>) {
-        self.lock().chosen = servers;
-    }
-
-    /// Says what an interface's network names.
-    pub fn set(&self, interface: &str, servers: Vec<String>) {
-        self.lock()
-            .by_interface
-            .insert(interface.to_owned(), servers);
-    }
-
-    /// All that are to be asked.
-    pub fn all(&self) -> Vec<String> {
-        let named = self.lock();
-        match named.chosen.is_empty() {
-            false => named.chosen.clone(),
-            true => named.by_interface.values().flatten().cloned().collect(),
-        }
-    }
-}
 
 /// What all interfaces share.
 #[derive(Clone)]
@@ -101,24 +65,35 @@ pub enum News {
     },
 }
 
-struct Manager<F> {
+/// A network that is up.
+pub struct Handle(Arc<Mutex<Manager>>);
+
+type Tell = Box<dyn FnMut(News) + Send>;
+
+struct Manager {
     network: Network,
     shared: Shared,
     rtnl: Rtnl,
     links: HashMap<u32, Link>,
+    /// What others can reach us at, with the links' indices.
+    addresses: Vec<(u32, IpAddr)>,
     /// Indices of the links that are set up as an interface of the seed, by its id.
     named: BTreeMap<String, Vec<u32>>,
     /// When interfaces that the seed doesn't name are used after all.
     fall_back: Option<Instant>,
-    clients: HashMap<u32, Sender<Order>>,
-    tell: F,
+    clients: HashMap<u32, dhcp::Client>,
+    tell: Tell,
 }
 
 /// Brings the loopback up and starts the threads.
 ///
 /// # Errors
 /// When the kernel refuses a socket; single interfaces are said on the console.
-pub fn start(network: Network, shared: Shared, tell: impl FnMut(News) + Send + 'static) -> Outcome {
+pub fn start(
+    network: Network,
+    shared: Shared,
+    tell: impl FnMut(News) + Send + 'static,
+) -> Result<(Handle, String), Failure> {
     // First, so that no change is missed between the list and the events.
     let monitor = Monitor::open().context("listening for network changes")?;
     let mut rtnl = Rtnl::open().context("rtnetlink")?;
@@ -137,20 +112,67 @@ pub fn start(network: Network, shared: Shared, tell: impl FnMut(News) + Send + '
         shared,
         rtnl,
         links: HashMap::new(),
+        addresses: Vec::new(),
         named: BTreeMap::new(),
         clients: HashMap::new(),
-        tell,
+        tell: Box::new(tell),
     };
     for link in links {
         manager.link(link);
     }
     manager.make_links();
+    let handle = Handle(Arc::new(Mutex::new(manager)));
+    let shared = Arc::clone(&handle.0);
     std::thread::Builder::new()
         .name("network".into())
         .stack_size(256 << 10)
-        .spawn(move || manager.run(&monitor))
+        .spawn(move || run(&shared, &monitor))
         .map_err(Failure::from)?;
-    Ok(names.join(" "))
+    Ok((handle, names.join(" ")))
+}
+
+/// Follows the kernel's events, for ever.
+fn run(manager: &Mutex<Manager>, monitor: &Monitor) {
+    loop {
+        let events = monitor.next();
+        let mut manager = lock(manager);
+        match events {
+            Ok(events) => {
+                events.into_iter().for_each(|e| manager.event(e));
+                manager.make_links();
+                manager.use_unnamed();
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            // ENOBUFS: some were lost.
+            Err(_) => match manager.rtnl.links() {
+                Ok(links) => links.into_iter().for_each(|l| manager.link(l)),
+                Err(error) => {
+                    drop(manager);
+                    say!("network: {error}");
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            },
+        }
+    }
+}
+
+fn lock(manager: &Mutex<Manager>) -> MutexGuard<'_, Manager> {
+    manager.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Handle {
+    /// Sets the network up otherwise. What is up must be what a node without network-config
+    /// has: DHCP and router advertisements on devices, nothing made, nothing renamed.
+    ///
+    /// # Errors
+    /// When the kernel refuses to list the interfaces; single ones are said on the console.
+    pub fn change(&self, network: Network, hostname: Option<String>) -> Outcome {
+        let mut manager = lock(&self.0);
+        if network == manager.network && hostname == manager.shared.hostname {
+            return Ok("as it was for fetching the seed".into());
+        }
+        manager.change(network, hostname)
+    }
 }
 
 /// Ethernet with hardware (or a hypervisor) behind it: not the bridges and pairs of pods.
@@ -170,26 +192,46 @@ fn is_global(address: &IpAddr) -> bool {
     }
 }
 
-impl<F: FnMut(News)> Manager<F> {
-    fn run(&mut self, monitor: &Monitor) {
-        loop {
-            match monitor.next() {
-                Ok(events) => {
-                    events.into_iter().for_each(|e| self.event(e));
-                    self.make_links();
-                    self.use_unnamed();
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // ENOBUFS: some were lost.
-                Err(_) => match self.rtnl.links() {
-                    Ok(links) => links.into_iter().for_each(|l| self.link(l)),
-                    Err(error) => {
-                        say!("network: {error}");
-                        std::thread::sleep(Duration::from_secs(1));
-                    }
-                },
+impl Manager {
+    fn change(&mut self, network: Network, hostname: Option<String>) -> Outcome {
+        for (_, client) in std::mem::take(&mut self.clients) {
+            client.release();
+        }
+        for (index, link) in std::mem::take(&mut self.links) {
+            // Down, so that what routers have given goes.
+            if let Err(error) = self.rtnl.set_down(index) {
+                say!("{}: setting it down: {error}", link.name);
+            }
+            let gone = [
+                Source::Dhcp(link.name.clone()),
+                Source::Router(link.name.clone()),
+            ];
+            for source in gone {
+                self.shared.resolv.set(source, Vec::new(), Vec::new());
+            }
+            self.shared.time_servers.set(&link.name, Vec::new());
+            // At once: who waits for a network must not take the old one for it.
+            let (gone, rest) = std::mem::take(&mut self.addresses)
+                .into_iter()
+                .partition(|(i, _)| *i == index);
+            self.addresses = rest;
+            let gone: Vec<(u32, IpAddr)> = gone;
+            for (_, address) in gone {
+                let interface = link.name.clone();
+                (self.tell)(News::AddressGone { interface, address });
             }
         }
+        // A second try begins here, with what was not changed yet.
+        let links = self.rtnl.links().context("listing the interfaces")?;
+        self.named.clear();
+        self.fall_back = (!network.interfaces.is_empty()).then(|| Instant::now() + NAMED_WAIT);
+        self.network = network;
+        self.shared.hostname = hostname;
+        for link in links {
+            self.link(link);
+        }
+        self.make_links();
+        Ok("changed to what the seed says".into())
     }
 
     fn event(&mut self, event: Event) {
@@ -198,8 +240,7 @@ impl<F: FnMut(News)> Manager<F> {
             Event::LinkGone(index) => {
                 self.links.remove(&index);
                 if let Some(client) = self.clients.remove(&index) {
-                    // It may have ended by itself.
-                    crate::ignore(client.send(Order::Stop));
+                    client.tell(Order::Stop);
                 }
             }
             Event::Address(index, address, prefix) => {
@@ -207,6 +248,9 @@ impl<F: FnMut(News)> Manager<F> {
                     && is_global(&address)
                 {
                     let interface = link.name.clone();
+                    if !self.addresses.contains(&(index, address)) {
+                        self.addresses.push((index, address));
+                    }
                     (self.tell)(News::Address {
                         interface,
                         address,
@@ -215,6 +259,7 @@ impl<F: FnMut(News)> Manager<F> {
                 }
             }
             Event::AddressGone(index, address) => {
+                self.addresses.retain(|known| *known != (index, address));
                 if let Some(link) = self.links.get(&index)
                     && is_global(&address)
                 {
@@ -254,8 +299,7 @@ impl<F: FnMut(News)> Manager<F> {
         let before = self.links.insert(link.index, link.clone());
         let changed = before.is_none_or(|b| (b.carrier && b.up) != (link.carrier && link.up));
         if let (true, Some(client)) = (changed, self.clients.get(&link.index)) {
-            // It may have ended; the interface is then going too.
-            crate::ignore(client.send(order));
+            client.tell(order);
         }
     }
 

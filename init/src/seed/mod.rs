@@ -1,25 +1,29 @@
-//! Finding the seed. The first of these sources that has one counts, alone:
+//! Finding the seed. The first of these sources that is there counts, alone:
 //!
 //! | # | source | what |
 //! |---|---|---|
-//! | 1 | QEMU's fw_cfg | `opt/slipway/user-data`, `.../network-config`, `.../meta-data` |
-//! | 2 | a volume labelled CIDATA | FAT or ISO 9660 ([`volume`]) |
-//! | 3 | the boot partition | the files as Raspberry Pi Imager writes them |
+//! | 1 | the kernel's command line | a URL ([`datasource`]), fetched when the network is up ([`remote`]) |
+//! | 2 | QEMU's fw_cfg | `opt/slipway/user-data`, `.../network-config`, `.../meta-data` |
+//! | 3 | the SMBIOS serial number | a URL, as 1 |
+//! | 4 | a volume labelled CIDATA | FAT or ISO 9660 ([`volume`]) |
+//! | 5 | the boot partition | the files as Raspberry Pi Imager writes them |
 //!
 //! Name and instance-id may also stand on the kernel's command line or in the SMBIOS serial
-//! number, and win there ([`datasource`]); a URL there is refused, since nothing fetches it.
-//! A seed that was applied through the node API takes the place of the one it was applied over.
+//! number, and win there, whichever source has the seed. A seed that was applied through the
+//! node API takes the place of the one it was applied over.
 //!
 //! A source that is there and broken is an error, not a reason to look further: a node must
 //! not come up as somebody else.
 
 pub mod datasource;
+pub mod remote;
 pub mod volume;
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
+use slipway_images::seed::url::{DOCUMENT_LIMIT, SeedUrl};
 use slipway_images::seed::{
     Applied, Document, Documents, OUTSIDE_FILE, Secret, Seed, SeedError, outside,
 };
@@ -27,41 +31,109 @@ use slipway_images::seed::{
 use crate::modules::Modules;
 use crate::phase::{Context, Failure};
 use crate::{files, say};
-use datasource::DataSource;
 
 /// Where clusterd reads the checked seed.
 pub const SEED_FILE: &str = "/run/slipway/seed.json";
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/slipway";
-const SERIAL: &str = "/sys/class/dmi/id/product_serial";
-/// A seed is text of some kilobytes; more is a mistake or an attack on PID 1's memory.
-const MAX_BYTES: u64 = 1 << 20;
+/// What the kernel says that SMBIOS says.
+const DMI: &str = "/sys/class/dmi/id";
 
 /// What was found: the documents, and from where.
 pub type Found = Option<(Documents, String)>;
 
-/// What command line and serial number say: the former wins.
+/// What a seed's own documents can't change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The machine's name.
+    pub hostname: Option<String>,
+    /// The instance's id.
+    pub instance_id: Option<String>,
+}
+
+/// What the kernel's command line and the serial number say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Words {
+    /// Names; the command line's before the serial number's.
+    pub names: Names,
+    /// The URL on the command line.
+    pub line: Option<SeedUrl>,
+    /// The URL in the serial number.
+    pub serial: Option<SeedUrl>,
+}
+
+impl Words {
+    /// Those of this machine.
+    ///
+    /// # Errors
+    /// They say something that can't be followed.
+    pub fn of_machine() -> Result<Self, Failure> {
+        let line = files::read_trimmed("/proc/cmdline").context("/proc/cmdline")?;
+        // Not there on boards without SMBIOS.
+        let dmi = Path::new(DMI);
+        let serial = files::read_trimmed(dmi.join("product_serial")).unwrap_or_default();
+        Self::read(&line, &serial, dmi)
+    }
+
+    /// Those of a command line and a serial number; `dmi` is `/sys/class/dmi/id`.
+    ///
+    /// # Errors
+    /// They say something that can't be followed. With a URL on the command line the serial
+    /// number doesn't matter.
+    pub fn read(line: &str, serial: &str, dmi: &Path) -> Result<Self, Failure> {
+        let by_line = datasource::parse(line, dmi)
+            .context("the kernel's command line")?
+            .unwrap_or_default();
+        let by_serial = match by_line.url {
+            Some(_) => None,
+            None => datasource::parse(serial, dmi).context("the machine's serial number")?,
+        };
+        let by_serial = by_serial.unwrap_or_default();
+        Ok(Self {
+            names: Names {
+                hostname: by_line.hostname.or(by_serial.hostname),
+                instance_id: by_line.instance_id.or(by_serial.instance_id),
+            },
+            line: by_line.url,
+            serial: by_serial.url,
+        })
+    }
+}
+
+/// Where the seed is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nowhere.
+    Nowhere,
+    /// Here: the documents, and from where.
+    Here(Documents, String),
+    /// At a URL, and who says so.
+    Url(SeedUrl, &'static str),
+}
+
+/// The first source that is there. `volumes` are looked at in their order; what stands behind
+/// a source that is there is not looked at.
 ///
 /// # Errors
-/// They say something that can't be followed.
-pub fn words() -> Result<DataSource, Failure> {
-    let line = files::read_trimmed("/proc/cmdline").context("/proc/cmdline")?;
-    // Not there on boards without SMBIOS.
-    let serial = files::read_trimmed(SERIAL).unwrap_or_default();
-    for (text, by) in [
-        (line, "the kernel's command line"),
-        (serial, "the machine's serial number"),
-    ] {
-        if let Some(source) = datasource::parse(&text).context(by)? {
-            return match source.url {
-                Some(url) => Err(Failure(format!(
-                    "{by} asks for a seed from {url}, and seeds aren't fetched from the network; \
-                     use a CIDATA volume or the boot partition"
-                ))),
-                None => Ok(source),
-            };
-        }
+/// A source is there and can't be read.
+pub fn choose(
+    words: &Words,
+    firmware: impl FnOnce() -> Result<Found, Failure>,
+    volumes: impl FnOnce() -> Result<Found, Failure>,
+) -> Result<Source, Failure> {
+    if let Some(url) = &words.line {
+        return Ok(Source::Url(url.clone(), "the kernel's command line"));
     }
-    Ok(DataSource::default())
+    let mut found = firmware()?;
+    if found.is_none() {
+        if let Some(url) = &words.serial {
+            return Ok(Source::Url(url.clone(), "the machine's serial number"));
+        }
+        found = volumes()?;
+    }
+    Ok(match found {
+        Some((documents, from)) => Source::Here(documents, from),
+        None => Source::Nowhere,
+    })
 }
 
 /// Looks in QEMU's fw_cfg.
@@ -73,7 +145,11 @@ pub fn from_firmware(modules: &mut Modules) -> Result<Found, Failure> {
         // Without the module there is nothing to find there.
         drop(modules.load("qemu_fw_cfg"));
     }
-    let file = |name: &str| File::open(Path::new(FW_CFG).join(name).join("raw"));
+    firmware_below(Path::new(FW_CFG))
+}
+
+fn firmware_below(fw_cfg: &Path) -> Result<Found, Failure> {
+    let file = |name: &str| File::open(fw_cfg.join(name).join("raw"));
     let documents = read_files("fw_cfg", file)?;
     Ok(documents.map(|documents| (documents, "fw_cfg".to_owned())))
 }
@@ -83,8 +159,19 @@ pub fn from_firmware(modules: &mut Modules) -> Result<Found, Failure> {
 /// # Errors
 /// A volume is there and can't be read.
 pub fn from_volumes(modules: &mut Modules, boot: Option<&Path>) -> Result<Found, Failure> {
-    if let Some((device, kind)) = volume::cidata() {
-        match volume::read(modules, &device, kind)? {
+    let cidata = volume::cidata();
+    first_volume(cidata, boot, |device, kind| {
+        volume::read(modules, device, kind)
+    })
+}
+
+fn first_volume(
+    cidata: Option<(std::path::PathBuf, volume::Kind)>,
+    boot: Option<&Path>,
+    mut read: impl FnMut(&Path, volume::Kind) -> Result<Option<Documents>, Failure>,
+) -> Result<Found, Failure> {
+    if let Some((device, kind)) = cidata {
+        match read(&device, kind)? {
             Some(documents) => return Ok(Some((documents, device.display().to_string()))),
             None => say!(
                 "{} is labelled CIDATA and has no user-data",
@@ -93,27 +180,36 @@ pub fn from_volumes(modules: &mut Modules, boot: Option<&Path>) -> Result<Found,
         }
     }
     if let Some(device) = boot
-        && let Some(documents) = volume::read(modules, device, volume::Kind::Fat)?
+        && let Some(documents) = read(device, volume::Kind::Fat)?
     {
         return Ok(Some((documents, "the boot partition".into())));
     }
     Ok(None)
 }
 
-/// Checks a seed and writes it for clusterd; what was said outside of it wins. Warnings go to
-/// the console.
+/// Checks a seed and writes it for clusterd, below `root`; what was said outside of it wins.
+/// Warnings go to the console.
 ///
 /// # Errors
 /// What is wrong with it, and where.
-pub fn accept(found: &Documents, source: &str, words: DataSource) -> Result<Seed, Failure> {
+pub fn accept(
+    root: &Path,
+    found: &Documents,
+    source: &str,
+    names: &Names,
+) -> Result<Seed, Failure> {
     // Also of one that is broken: a seed can be applied over it.
-    let outside = Path::new("/").join(OUTSIDE_FILE);
-    write_private(&outside, found.digest().as_bytes()).context(outside.display())?;
+    came_from_outside(root, &found.digest())?;
     let mut seed = checked(found).context(format_args!("from {source}"))?;
-    seed.hostname = words.hostname.or(seed.hostname);
-    seed.instance_id = words.instance_id.or(seed.instance_id);
-    hand_on(Path::new("/"), &seed)?;
+    seed.hostname = names.hostname.clone().or(seed.hostname);
+    seed.instance_id = names.instance_id.clone().or(seed.instance_id);
+    hand_on(root, &seed)?;
     Ok(seed)
+}
+
+/// Says which seed is the one from outside.
+fn came_from_outside(root: &Path, digest: &str) -> Result<(), Failure> {
+    write_private(&root.join(OUTSIDE_FILE), digest.as_bytes()).context(OUTSIDE_FILE)
 }
 
 fn checked(documents: &Documents) -> Result<Seed, SeedError> {
@@ -202,10 +298,10 @@ fn is_qemu() -> bool {
 
 fn read_text(file: File, what: &str) -> Result<Secret, Failure> {
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1)
+    file.take(DOCUMENT_LIMIT + 1)
         .read_to_end(&mut bytes)
         .context(what)?;
-    if bytes.len() as u64 > MAX_BYTES {
+    if bytes.len() as u64 > DOCUMENT_LIMIT {
         return Err(Failure(format!("{what} is larger than 1 MiB")));
     }
     String::from_utf8(bytes)
@@ -214,74 +310,5 @@ fn read_text(file: File, what: &str) -> Result<Secret, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_files_that_are_there_are_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let read = || read_files("x", |name| File::open(dir.path().join(name)));
-        fs::write(dir.path().join("meta-data"), "instance-id: a\n").unwrap();
-        assert_eq!(read().unwrap(), None, "no user-data, no seed");
-        fs::write(dir.path().join("user-data"), "#cloud-config\n").unwrap();
-        let files = read().unwrap().unwrap();
-        assert_eq!(files.user_data.reveal(), "#cloud-config\n");
-        assert_eq!(files.meta_data, Some(Secret::new("instance-id: a\n")));
-        assert_eq!(files.network_config, None);
-        fs::write(dir.path().join("network-config"), [0xff]).unwrap();
-        let failure = read().unwrap_err();
-        assert!(failure.0.contains("network-config of x"), "{failure}");
-    }
-
-    #[test]
-    fn an_applied_seed_takes_the_place_of_the_one_it_was_applied_over() {
-        use slipway_images::seed::{APPLIED_FILE, NOTHING};
-        let root = tempfile::tempdir().unwrap();
-        let at = |path: &str| root.path().join(path);
-        fs::create_dir_all(at("run/slipway")).unwrap();
-        fs::create_dir_all(at(APPLIED_FILE).parent().unwrap()).unwrap();
-        let documents = |text: &str| Documents {
-            user_data: Secret::new(text),
-            network_config: None,
-            meta_data: None,
-        };
-        let another = documents("another").digest();
-        let store = |over: &str, text: &str| {
-            let applied = Applied {
-                over: over.to_owned(),
-                files: documents(text),
-            };
-            fs::write(at(APPLIED_FILE), serde_json::to_vec(&applied).unwrap()).unwrap();
-        };
-        let seed = |path: &Path| fs::read_to_string(path).ok();
-        let file = at("run/slipway/seed.json");
-        assert_eq!(applied(root.path()), Ok(None));
-        // Over nothing, and nothing is there.
-        store(NOTHING, "#cloud-config\nhostname: b\n");
-        assert_eq!(
-            applied(root.path()).unwrap().unwrap().hostname.as_deref(),
-            Some("b")
-        );
-        assert!(seed(&file).unwrap().contains("\"b\""));
-        // Somebody puts another seed into the machine: that one is meant.
-        fs::write(at(OUTSIDE_FILE), &another).unwrap();
-        fs::remove_file(&file).unwrap();
-        assert_eq!(applied(root.path()), Ok(None));
-        assert_eq!(seed(&file), None);
-        // One that this image doesn't understand is said, and changes nothing.
-        store(&another, "#cloud-config\nhostname: [b]\n");
-        assert!(applied(root.path()).unwrap_err().0.contains("user-data:2"));
-        assert_eq!(seed(&file), None);
-    }
-
-    #[test]
-    fn too_large_and_not_text() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x");
-        let failure = |path: &Path| read_text(File::open(path).unwrap(), "x").unwrap_err().0;
-        fs::write(&path, vec![b'a'; (MAX_BYTES + 1) as usize]).unwrap();
-        assert!(failure(&path).contains("larger"));
-        fs::write(&path, [0xff, 0xfe]).unwrap();
-        assert!(failure(&path).contains("UTF-8"));
-    }
-}
+#[path = "tests.rs"]
+mod tests;

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,6 +34,30 @@ pub enum Order {
     LinkDown,
     /// The interface is gone.
     Stop,
+    /// The interface is to be used otherwise: its address is taken away.
+    Release,
+}
+
+/// A client in its thread.
+pub struct Client {
+    orders: Sender<Order>,
+    thread: JoinHandle<()>,
+}
+
+impl Client {
+    /// Tells it something.
+    pub fn tell(&self, order: Order) {
+        // It may have ended; the interface is then going, too.
+        crate::ignore(self.orders.send(order));
+    }
+
+    /// Ends it, with its address; waits for that, a quarter of a second at most unless the
+    /// kernel is slow.
+    pub fn release(self) {
+        self.tell(Order::Release);
+        // A panic in it has been said.
+        crate::ignore(self.thread.join());
+    }
 }
 
 /// An interface to work on.
@@ -46,7 +71,7 @@ pub struct Interface {
     pub mac: [u8; 6],
 }
 
-struct Client {
+struct Worker {
     interface: Interface,
     machine: Machine,
     shared: Shared,
@@ -56,17 +81,12 @@ struct Client {
     rtnl: Rtnl,
 }
 
-/// Starts a client in a thread of its own and gives the way to tell it things. `overrides`
-/// says what of the server's answer is used.
+/// Starts a client in a thread of its own. `overrides` says what of the server's answer is used.
 ///
 /// # Errors
 /// When there can be no thread or socket.
-pub fn start(
-    interface: Interface,
-    shared: Shared,
-    overrides: Overrides,
-) -> io::Result<Sender<Order>> {
-    let (sender, receiver) = channel();
+pub fn start(interface: Interface, shared: Shared, overrides: Overrides) -> io::Result<Client> {
+    let (orders, receiver) = channel();
     let mut random = [0; 8];
     sys::random_early(&mut random)?;
     let random = u64::from_ne_bytes(random);
@@ -74,7 +94,7 @@ pub fn start(
         .or_else(|| shared.hostname.clone())
         .filter(|_| overrides.send_hostname);
     let machine = Machine::new(interface.mac, hostname, random, Instant::now());
-    let mut client = Client {
+    let mut client = Worker {
         machine,
         shared,
         overrides,
@@ -83,14 +103,14 @@ pub fn start(
         rtnl: Rtnl::open()?,
         interface,
     };
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name(format!("dhcp {}", client.interface.name))
         .stack_size(256 << 10)
         .spawn(move || client.run(&receiver))?;
-    Ok(sender)
+    Ok(Client { orders, thread })
 }
 
-impl Client {
+impl Worker {
     fn run(&mut self, orders: &Receiver<Order>) {
         loop {
             let order = if self.machine.is_listening() {
@@ -124,6 +144,12 @@ impl Client {
                     Vec::new()
                 }
                 Some(Order::Stop) => return,
+                Some(Order::Release) => {
+                    let address = self.machine.lease().map(|lease| lease.address);
+                    let gone = address.map(Action::Deconfigure);
+                    self.perform(gone.into_iter().collect());
+                    return;
+                }
                 None => Vec::new(),
             };
             actions.extend(self.machine.timer(now));
