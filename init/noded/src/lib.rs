@@ -12,6 +12,7 @@ pub mod error;
 pub mod events;
 pub mod identity;
 pub mod logs;
+pub mod mdns;
 pub mod notice;
 pub mod options;
 pub mod paths;
