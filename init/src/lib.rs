@@ -27,6 +27,7 @@ pub mod root;
 pub mod seed;
 pub mod shutdown;
 pub mod sntp;
+pub mod status;
 pub mod supervisor;
 pub mod sys;
 pub mod uevent;
