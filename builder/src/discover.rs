@@ -123,7 +123,9 @@ pub fn search(time: Duration, progress: &Progress) -> Result<Vec<Found>> {
     }
     // It ends with the process; a farewell is for those who announce something.
     drop(daemon.shutdown());
-    Ok(nodes.into_values().collect())
+    let mut nodes: Vec<Found> = nodes.into_values().collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(nodes)
 }
 
 fn found(node: &ResolvedService) -> Found {

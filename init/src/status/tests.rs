@@ -77,15 +77,9 @@ fn a_page_says_all_that_it_is_there_for() {
   last error    none
 
   Alt-F2: messages of the kernel; Alt-F1: back";
-    let got = lines.join("\n");
-    assert!(
-        got.trim_start().starts_with("Slipway") && got.contains("node1-2.local"),
-        "{got}"
-    );
-    assert_eq!(
-        got.replace('\n', "").replace(' ', ""),
-        want.replace('\n', "").replace(' ', "")
-    );
+    // But for where a long value is cut.
+    let text = |page: &str| page.replace(['\n', ' '], "");
+    assert_eq!(text(&lines.concat()), text(want));
 }
 
 #[test]

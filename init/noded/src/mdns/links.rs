@@ -7,7 +7,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use slipway_images::node::Boot;
 
-use super::responder::Interface;
+use super::place::Interface;
 use crate::paths::Paths;
 
 /// Of `/proc/net/if_inet6` (include/uapi/linux/if_addr.h): IFA_F_DADFAILED, IFA_F_DEPRECATED,

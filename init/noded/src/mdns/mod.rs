@@ -3,14 +3,17 @@
 //!
 //! Own code, since what was measured (`docs/dependencies.md`) grows with what strangers send
 //! and answers those who aren't on the network. [`packet`] is the form on the wire, [`records`]
-//! what the node owns, [`responder`] the protocol without sockets and clocks, [`links`] where
-//! the node is on networks, [`socket`] a place's socket. Here is the task that joins them.
+//! what the node owns, [`responder`] the protocol without sockets and clocks, [`spot`] what
+//! it says at one [`place`], [`links`] where the node is on networks, [`socket`] a place's
+//! socket. Here is the task that joins them.
 
 pub mod links;
 pub mod packet;
+pub mod place;
 pub mod records;
 pub mod responder;
 pub mod socket;
+pub mod spot;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,8 +28,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::notice;
 use crate::paths::Paths;
+use place::{Interface, Place};
 use records::Facts;
-use responder::{Output, Place, Responder};
+use responder::Responder;
+use spot::Output;
 
 /// How often interfaces are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -57,8 +62,8 @@ struct Sockets {
 }
 
 impl Sockets {
-    /// Opens and closes sockets, so that each place has one. Gives whether all have.
-    fn follow(&mut self, interfaces: &[responder::Interface]) {
+    /// Opens and closes sockets, so that each place has one.
+    fn follow(&mut self, interfaces: &[Interface]) {
         let places: BTreeMap<Place, &str> = interfaces
             .iter()
             .flat_map(|i| i.places().into_iter().map(|place| (place, i.name.as_str())))

@@ -10,11 +10,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::packet::{IN, Message, Question, Record, kind};
-use super::records::{Facts, Names, Own, records};
+use super::packet::{IN, Message, Record, kind};
+use super::place::{Interface, Place};
+use super::records::{Facts, Names};
+use super::spot::{Output, Spot, Stage, addressed, answers, is_known};
 
 /// Where multicast DNS is spoken.
 pub const PORT: u16 = 5353;
@@ -24,104 +26,16 @@ pub const UNICASTS: u32 = 20;
 const PROBES: u8 = 3;
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 const ANNOUNCEMENTS: u8 = 2;
-const SECOND: Duration = Duration::from_secs(1);
+/// A record is sent to all no more often.
+pub const SECOND: Duration = Duration::from_secs(1);
 /// Who asks whether a name is free is told sooner that it isn't.
 const DEFENCE: Duration = Duration::from_millis(250);
 /// So many conflicts in ten seconds, and each further try waits five (RFC 6762 section 8.1).
 const CONFLICTS: usize = 15;
 const CONFLICT_WINDOW: Duration = Duration::from_secs(10);
 const CONFLICT_PAUSE: Duration = Duration::from_secs(5);
-/// What somebody who doesn't speak multicast DNS may keep, in seconds.
-const LEGACY_TTL: u32 = 10;
 /// How much it may ask at a time; its questions are repeated in the answer.
 const LEGACY_QUESTIONS: usize = 4;
-
-/// An interface in one family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// The interface's index.
-    pub index: u32,
-    /// IPv6 or IPv4.
-    pub v6: bool,
-}
-
-/// An interface with its addresses and the lengths of their networks' prefixes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
-    /// Its index.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Its addresses.
-    pub addresses: Vec<(IpAddr, u8)>,
-}
-
-impl Interface {
-    /// Where there is something to talk from: an IPv4 address, a link-local IPv6 address.
-    #[must_use]
-    pub fn places(&self) -> Vec<Place> {
-        let index = self.index;
-        let has = |wanted: fn(&IpAddr) -> bool| self.addresses.iter().any(|(a, _)| wanted(a));
-        let v4 = has(IpAddr::is_ipv4).then_some(Place { index, v6: false });
-        let v6 = has(is_link_local).then_some(Place { index, v6: true });
-        v4.into_iter().chain(v6).collect()
-    }
-
-    /// Whether an address is on this network.
-    fn reaches(&self, other: IpAddr) -> bool {
-        is_link_local(&other)
-            || (self.addresses.iter()).any(|(own, prefix)| same_network(*own, other, *prefix))
-    }
-}
-
-fn is_link_local(address: &IpAddr) -> bool {
-    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
-}
-
-fn same_network(one: IpAddr, other: IpAddr, prefix: u8) -> bool {
-    let prefix = u32::from(prefix);
-    match (one, other) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => {
-            let mask = u32::MAX.checked_shl(32 - prefix.min(32)).unwrap_or(0);
-            u32::from(a) & mask == u32::from(b) & mask
-        }
-        (IpAddr::V6(a), IpAddr::V6(b)) => {
-            let mask = u128::MAX.checked_shl(128 - prefix.min(128)).unwrap_or(0);
-            u128::from(a) & mask == u128::from(b) & mask
-        }
-        _ => false,
-    }
-}
-
-/// What is to be sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// Where.
-    pub place: Place,
-    /// To whom; none for all.
-    pub to: Option<SocketAddr>,
-    /// The message.
-    pub bytes: Vec<u8>,
-}
-
-/// How far a place is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// So many probes were sent; the next, or the end of waiting, is at a time.
-    Probe(u8, Instant),
-    /// So many announcements were sent; the next is at a time.
-    Announce(u8, Instant),
-    /// All is said.
-    Settled,
-}
-
-struct Spot {
-    interface: Interface,
-    records: Vec<Own>,
-    stage: Stage,
-    /// Unicasts in the second that began then.
-    unicasts: (Instant, u32),
-}
 
 /// See the module.
 pub struct Responder {
@@ -200,12 +114,8 @@ impl Responder {
                     }
                 }
                 None => {
-                    let spot = Spot {
-                        interface: interface.clone(),
-                        records: fresh,
-                        stage: Stage::Probe(0, now + self.between(0, 250)),
-                        unicasts: (now, 0),
-                    };
+                    let at = now + self.between(0, 250);
+                    let spot = Spot::new(interface.clone(), fresh, now, at);
                     self.spots.insert(place, spot);
                 }
             }
@@ -245,7 +155,7 @@ impl Responder {
             match spot.stage {
                 Stage::Probe(sent, at) if at <= now && sent < PROBES => {
                     spot.stage = Stage::Probe(sent + 1, now + PROBE_EVERY);
-                    out.extend(probe(*place, &self.names, spot));
+                    out.extend(spot.probe(*place, &self.names));
                 }
                 Stage::Probe(_, at) if at <= now => {
                     spot.stage = Stage::Announce(0, now);
@@ -327,53 +237,48 @@ impl Responder {
             .any(|own| own.record.says(record))
     }
 
-    /// Looks whether another host has the node's names.
+    /// Looks whether another host has the node's names. While they are asked for they are left
+    /// to it; later both have announced them: asked again, and whoever answers keeps them.
     fn compare(&mut self, place: Place, from: SocketAddr, message: &Message, now: Instant) {
-        let mut taken = (message.answers.iter().chain(&message.additional)).any(|record| {
+        let taken = (message.answers.iter().chain(&message.additional)).any(|record| {
             record.class == IN
                 && record.ttl > 0
                 && record.kind != kind::NSEC
                 && self.names.has(&record.name)
                 && !self.is_own(record)
         });
-        let Some(spot) = self.spots.get_mut(&place) else {
+        let Some(stage) = self.spots.get(&place).map(|spot| spot.stage) else {
             return;
         };
-        match spot.stage {
-            // Before the first probe is out it was nobody's answer; it is asked for anyway.
-            Stage::Probe(0, _) => taken = false,
-            Stage::Probe(..) => {}
-            _ if taken => {
-                // Both have announced it: asked again, and whoever answers keeps it.
-                taken = false;
-                let wait = self.conflict(now);
-                self.probe_again(now + wait);
-            }
-            _ => {}
+        // Before the first probe is out it is nobody's answer, and will be asked for anyway.
+        if !taken || matches!(stage, Stage::Probe(0, _)) {
+            return;
         }
-        if taken {
-            let wait = self.conflict(now) + self.between(0, 250);
-            let before = self.names.label().to_owned();
-            self.number = self.number.saturating_add(1);
-            self.names = Names::new(&self.machine, self.number);
-            self.news.push(format!(
-                "{before}.local is another machine's on this network ({}): this one is {}.local there",
-                from.ip(),
-                self.names.label()
-            ));
-            for spot in self.spots.values_mut() {
-                spot.records = addressed(&self.names, &self.facts, &spot.interface);
-            }
-            self.probe_again(now + wait);
+        let mut wait = self.conflict(now);
+        if matches!(stage, Stage::Probe(..)) {
+            wait += self.between(0, 250);
+            self.rename(from);
         }
-    }
-
-    fn probe_again(&mut self, at: Instant) {
         for spot in self.spots.values_mut() {
-            spot.stage = Stage::Probe(0, at);
+            spot.stage = Stage::Probe(0, now + wait);
             for own in &mut spot.records {
                 own.due = None;
             }
+        }
+    }
+
+    /// Takes the next name, since another host has this one.
+    fn rename(&mut self, other: SocketAddr) {
+        let before = self.names.label().to_owned();
+        self.number = self.number.saturating_add(1);
+        self.names = Names::new(&self.machine, self.number);
+        self.news.push(format!(
+            "{before}.local is another machine's on this network ({}): this one is {}.local there",
+            other.ip(),
+            self.names.label()
+        ));
+        for spot in self.spots.values_mut() {
+            spot.records = addressed(&self.names, &self.facts, &spot.interface);
         }
     }
 
@@ -402,7 +307,7 @@ impl Responder {
         }
         let lost = names.iter().any(|name| {
             let theirs = sorted(message.authorities.iter().filter(|r| r.name == *name));
-            let own = sorted(probed(spot).filter(|r| r.name == *name));
+            let own = sorted(spot.probed().filter(|r| r.name == *name));
             !theirs.is_empty() && theirs > own
         });
         if lost {
@@ -482,62 +387,11 @@ impl Responder {
     }
 }
 
-/// The records of an interface.
-fn addressed(names: &Names, facts: &Facts, interface: &Interface) -> Vec<Own> {
-    let addresses: Vec<IpAddr> = interface.addresses.iter().map(|(a, _)| *a).collect();
-    records(names, facts, &addresses)
-}
-
 fn farewell(record: &Record) -> Record {
     Record {
         ttl: 0,
         ..record.clone()
     }
-}
-
-fn answers(place: Place, to: Option<SocketAddr>, answers: Vec<Record>) -> Vec<Output> {
-    if answers.is_empty() {
-        return Vec::new();
-    }
-    let message = Message {
-        response: true,
-        answers,
-        ..Message::default()
-    };
-    outputs(place, to, &message)
-}
-
-fn outputs(place: Place, to: Option<SocketAddr>, message: &Message) -> Vec<Output> {
-    let packets = message.packets().into_iter();
-    packets.map(|bytes| Output { place, to, bytes }).collect()
-}
-
-/// What is asked for before it is announced. An address's name is the node's by the address.
-fn probed(spot: &Spot) -> impl Iterator<Item = &Record> {
-    (spot.records.iter())
-        .filter(|own| !own.is_denial())
-        .map(|own| &own.record)
-        .filter(|record| record.unique && record.kind != kind::PTR)
-}
-
-fn probe(place: Place, names: &Names, spot: &Spot) -> Vec<Output> {
-    let question = |name: &super::packet::Name| Question {
-        name: name.clone(),
-        kind: kind::ANY,
-        class: IN,
-        unicast: true,
-    };
-    let message = Message {
-        questions: vec![question(&names.instance), question(&names.host)],
-        authorities: probed(spot)
-            .map(|record| Record {
-                unique: false,
-                ..record.clone()
-            })
-            .collect(),
-        ..Message::default()
-    };
-    outputs(place, None, &message)
 }
 
 /// In the order in which they are compared: class, type, data.
@@ -547,173 +401,6 @@ fn sorted<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<(u16, u16, &'a [
         .collect();
     all.sort_unstable();
     all
-}
-
-/// Whether an asker knows it for at least half of its time.
-fn is_known(own: &Own, message: &Message) -> bool {
-    (message.answers.iter()).any(|known| known.says(&own.record) && known.ttl >= own.record.ttl / 2)
-}
-
-impl Own {
-    /// Sends it to all at `at`, or when `pause` has passed since it last was.
-    fn ask(&mut self, at: Instant, pause: Duration, asker: IpAddr) {
-        let at = self.last.map_or(at, |last| at.max(last + pause));
-        self.asker = match self.due {
-            None => Some(asker),
-            Some(_) => self.asker.filter(|known| *known == asker),
-        };
-        self.due = Some(self.due.map_or(at, |due| due.min(at)));
-    }
-}
-
-impl Spot {
-    /// The records that answer a question, by their places in the list.
-    fn matching(&self, names: &Names, question: &Question) -> Vec<usize> {
-        if question.class != IN && question.class != kind::ANY {
-            return Vec::new();
-        }
-        let of_name = |own: &Own| own.record.name == question.name;
-        let found = |wanted: &dyn Fn(&Own) -> bool| -> Vec<usize> {
-            let all = self.records.iter().enumerate();
-            all.filter(|(_, own)| of_name(own) && wanted(own))
-                .map(|(i, _)| i)
-                .collect()
-        };
-        let any = question.kind == kind::ANY;
-        let matching = found(&|own| own.record.kind == question.kind || (any && !own.is_denial()));
-        match matching.is_empty() && names.has(&question.name) {
-            true => found(&Own::is_denial),
-            false => matching,
-        }
-    }
-
-    /// Leaves out what the asker knows; but of records that are the only ones of their name
-    /// and type all are sent, or none, since they take the place of what is known.
-    fn leave_out_known(&self, wanted: &mut Vec<usize>, message: &Message) {
-        let kept: Vec<usize> = (wanted.iter().copied())
-            .filter(|i| !is_known(&self.records[*i], message))
-            .collect();
-        wanted.retain(|i| {
-            let one = &self.records[*i].record;
-            kept.contains(i)
-                || one.unique
-                    && kept.iter().any(|other| {
-                        let other = &self.records[*other].record;
-                        other.name == one.name && other.kind == one.kind
-                    })
-        });
-    }
-
-    /// What goes with answers to save a question: the service's records with its name, the
-    /// addresses with the host's.
-    fn additional(&self, answers: &[usize]) -> Vec<usize> {
-        let mut more: Vec<usize> = Vec::new();
-        for i in answers {
-            let answer = &self.records[*i].record;
-            if !matches!(answer.kind, kind::PTR | kind::SRV | kind::A | kind::AAAA) {
-                continue;
-            }
-            let ends = |own: &Own| answer.data.ends_with(own.record.name.wire());
-            for (n, own) in self.records.iter().enumerate() {
-                let told = match answer.kind {
-                    kind::A | kind::AAAA => own.record.name == answer.name,
-                    _ => ends(own) && own.record.unique,
-                };
-                if told && !own.is_denial() && !answers.contains(&n) && !more.contains(&n) {
-                    more.push(n);
-                }
-            }
-        }
-        // With a service's host come its addresses.
-        let srv = |i: &&usize| self.records[**i].record.kind == kind::SRV;
-        if let Some(srv) = more.iter().find(srv).copied() {
-            for n in self.additional(&[srv]) {
-                if !answers.contains(&n) && !more.contains(&n) {
-                    more.push(n);
-                }
-            }
-        }
-        more
-    }
-
-    fn record(&self, i: usize) -> Record {
-        self.records[i].record.clone()
-    }
-
-    /// Sends to all what is due.
-    fn send_due(&mut self, place: Place, now: Instant) -> Vec<Output> {
-        let due: Vec<usize> = (self.records.iter().enumerate())
-            .filter(|(_, own)| own.due.is_some_and(|at| at <= now))
-            .map(|(i, _)| i)
-            .collect();
-        if due.is_empty() {
-            return Vec::new();
-        }
-        // What has just been sent is known.
-        let mut more = self.additional(&due);
-        more.retain(|i| {
-            let last = self.records[*i].last;
-            last.is_none_or(|last| now.duration_since(last) >= SECOND)
-        });
-        let message = Message {
-            response: true,
-            answers: due.iter().map(|i| self.record(*i)).collect(),
-            additional: more.iter().map(|i| self.record(*i)).collect(),
-            ..Message::default()
-        };
-        for i in due.iter().chain(&more) {
-            let own = &mut self.records[*i];
-            (own.due, own.asker, own.last) = (None, None, Some(now));
-        }
-        outputs(place, None, &message)
-    }
-
-    /// Whether one more asker is answered.
-    fn may_unicast(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.unicasts.0) >= SECOND {
-            self.unicasts = (now, 0);
-        }
-        self.unicasts.1 += 1;
-        self.unicasts.1 <= UNICASTS
-    }
-
-    /// An answer to one asker; if that doesn't speak multicast DNS, in the way it understands.
-    fn unicast(
-        &self,
-        place: Place,
-        to: SocketAddr,
-        answers: &[usize],
-        asked: &Message,
-        legacy: bool,
-    ) -> Vec<Output> {
-        let told = |i: &usize| {
-            let record = self.record(*i);
-            match legacy {
-                true => Record {
-                    unique: false,
-                    ttl: record.ttl.min(LEGACY_TTL),
-                    ..record
-                },
-                false => record,
-            }
-        };
-        let message = Message {
-            id: if legacy { asked.id } else { 0 },
-            response: true,
-            questions: match legacy {
-                true => asked.questions.clone(),
-                false => Vec::new(),
-            },
-            answers: answers.iter().map(told).collect(),
-            additional: self.additional(answers).iter().map(told).collect(),
-            ..Message::default()
-        };
-        // What doesn't fit is asked for again.
-        outputs(place, Some(to), &message)
-            .into_iter()
-            .take(1)
-            .collect()
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 use super::*;
-use crate::mdns::packet::Name;
+use crate::mdns::packet::{Name, Question};
 use proptest::prelude::*;
 use slipway_images::node::discovery::Advert;
+use std::net::IpAddr;
 
 fn facts() -> Facts {
     Facts {
