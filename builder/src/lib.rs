@@ -9,6 +9,7 @@ pub mod build;
 pub mod components;
 pub mod debian;
 pub mod digest;
+pub mod discover;
 pub mod error;
 pub mod firmware;
 pub mod flash;

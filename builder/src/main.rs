@@ -11,7 +11,7 @@ use slipway::progress::{self, Progress};
 use slipway::run::{self, Context};
 use slipway::seed::{self, SeedCommand};
 use slipway::source::{Source, cache_dir};
-use slipway::{Error, Kind, Result, build, firmware, flash, node};
+use slipway::{Error, Kind, Result, build, discover, firmware, flash, node};
 
 /// Builds bootable, immutable Kubernetes images, and runs them.
 #[derive(Parser)]
@@ -54,6 +54,8 @@ enum Command {
     /// Make, check and compare seeds: what makes a machine its owner's.
     #[command(subcommand)]
     Seed(SeedCommand),
+    /// List the nodes on this machine's networks.
+    Discover(discover::DiscoverArgs),
     /// Talk to a node's own API: status, logs, seed, shell, and ends of many kinds.
     Node(node::NodeArgs),
 }
@@ -138,6 +140,10 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
         Command::Console(args) => run::console(&args, &context()?, progress),
         Command::Flash(args) => {
             progress.result(&flash::flash(&args, &images(), progress)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Discover(args) => {
+            discover::run(&args, progress)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Node(args) => node::run(&args, &context()?, progress),

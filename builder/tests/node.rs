@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "tests may panic")]
 
+#[path = "common/noded.rs"]
+mod noded;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -14,25 +17,7 @@ use slipway_access::node_api::{Credential, Role, serving};
 use slipway_access::pki::CertificateAuthority;
 use slipway_images::seed::Effect;
 
-/// The program, built beside this test's own.
-fn noded() -> PathBuf {
-    // Of the whole workspace: with the features that `cargo test` compiled it with.
-    let built = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--workspace",
-            "--bin",
-            "noded",
-        ])
-        .status()
-        .unwrap();
-    assert!(built.success());
-    // target/debug/deps/node-xxx
-    let here = std::env::current_exe().unwrap();
-    here.parent().unwrap().parent().unwrap().join("noded")
-}
+use noded::noded;
 
 struct Bench {
     dir: tempfile::TempDir,

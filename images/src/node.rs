@@ -4,11 +4,13 @@
 //! | file | written by | holds |
 //! |---|---|---|
 //! | `/run/slipway/status.json` | `init`, replaced whole with each change | [`Boot`] |
+//! | `/run/slipway/node-api.json` | `noded`, replaced whole | [`ApiInfo`] |
 //! | `/run/slipway/events.jsonl`, `.1` | `init`, and `noded` for what it is asked to do | one [`Event`] a line, at most 512 KiB a file |
 //!
 //! Unknown keys are ignored when read: with two slots, an older reader meets newer files.
 
 pub mod api;
+pub mod discovery;
 pub mod shell;
 
 use std::io::Write as _;
@@ -30,6 +32,8 @@ pub const READER: &str = "slipway:reader";
 
 /// What `init` knows, below a node's root.
 pub const STATUS_FILE: &str = "run/slipway/status.json";
+/// What `noded` says of itself to `init`'s status page, below a node's root.
+pub const API_FILE: &str = "run/slipway/node-api.json";
 /// What has happened since the boot, below a node's root.
 pub const EVENTS_FILE: &str = "run/slipway/events.jsonl";
 /// A file of events longer than this is put aside as `.1`; with that it stays below 1 MiB.
@@ -146,6 +150,18 @@ pub struct Address {
     pub interface: String,
     /// The address.
     pub address: IpAddr,
+}
+
+/// How the node API is found and recognised: `node-api.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ApiInfo {
+    /// Its TCP port.
+    pub port: u16,
+    /// SHA-256 of the DER of its certificate, hexadecimal.
+    pub fingerprint: Option<String>,
+    /// The machine's name on its networks, such as `node1.local`.
+    pub mdns_name: String,
 }
 
 /// Something that has happened.

@@ -29,6 +29,7 @@ pub mod seed;
 pub mod shutdown;
 pub mod sntp;
 pub mod ssh;
+pub mod status;
 pub mod supervisor;
 pub mod sys;
 pub mod uevent;

@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -19,6 +20,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 enum Item {
     Line(String),
+    /// Not for the kernel's log.
+    ConsoleOnly(String),
+    /// Where lines go from now on, if not to /dev/console.
+    Move(Option<PathBuf>),
     Flush(SyncSender<()>),
 }
 
@@ -62,6 +67,35 @@ pub fn line(text: fmt::Arguments<'_>) {
     }
 }
 
+/// Queues a line for the console alone: what the kernel's log has in other words.
+pub fn console_only(text: &str) {
+    if let Some(queue) = QUEUE.get()
+        && queue.try_send(Item::ConsoleOnly(clean(text))).is_err()
+    {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Has the console's lines go to another terminal from now on, or to the console again.
+pub fn move_to(terminal: Option<PathBuf>) {
+    if let Some(queue) = QUEUE.get()
+        && queue.try_send(Item::Move(terminal)).is_err()
+    {
+        say!("the log stays on its terminal: it is too slow");
+    }
+}
+
+/// Opens a terminal for writing without waiting, and without becoming its session's.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_terminal(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(path)
+}
+
 /// Waits until the lines queued so far are written, at most `limit`.
 pub fn flush(limit: Duration) {
     if let Some(queue) = QUEUE.get() {
@@ -83,55 +117,80 @@ fn clean(text: &str) -> String {
 }
 
 fn write_lines(receiver: &Receiver<Item>) {
-    let mut console = None;
-    let mut kmsg = None;
+    let mut sinks = Sinks {
+        console: None,
+        terminal: CONSOLE.into(),
+        kmsg: None,
+    };
     while let Ok(item) = receiver.recv() {
-        let text = match item {
-            Item::Line(text) => text,
-            Item::Flush(done) => {
-                // The waiter may have given up already.
-                crate::ignore(done.try_send(()));
-                continue;
-            }
+        let dropped = match item {
+            Item::Line(_) | Item::ConsoleOnly(_) => DROPPED.swap(0, Ordering::Relaxed),
+            Item::Flush(_) | Item::Move(_) => 0,
         };
-        let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let note = format!("({dropped} lines dropped: the console is too slow)");
-            write_one(&mut console, &mut kmsg, &note);
+            sinks.kmsg(&note);
+            sinks.console(&note);
         }
-        write_one(&mut console, &mut kmsg, &text);
-    }
-}
-
-fn write_one(console: &mut Option<File>, kmsg: &mut Option<File>, text: &str) {
-    // There is no device before devtmpfs is mounted: try again with each line.
-    if kmsg.is_none() {
-        *kmsg = OpenOptions::new().write(true).open("/dev/kmsg").ok();
-    }
-    if let Some(file) = kmsg {
-        // <14>: facility user, level info.
-        let lost = file.write_all(format!("<14>slipway: {text}\n").as_bytes());
-        if lost.is_err() {
-            *kmsg = None;
-        }
-    }
-    if console.is_none() {
-        *console = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
-            .open("/dev/console")
-            .ok();
-    }
-    if let Some(file) = console {
-        let lost = write_patiently(file, format!("slipway: {text}\r\n").as_bytes());
-        if lost.is_err() {
-            *console = None;
+        match item {
+            Item::Line(text) => {
+                sinks.kmsg(&text);
+                sinks.console(&text);
+            }
+            Item::ConsoleOnly(text) => sinks.console(&text),
+            Item::Move(terminal) => {
+                sinks.terminal = terminal.unwrap_or_else(|| CONSOLE.into());
+                sinks.console = None;
+            }
+            // The waiter may have given up already.
+            Item::Flush(done) => crate::ignore(done.try_send(())),
         }
     }
 }
 
-/// Writes to a non-blocking file, waiting at most two seconds for it to take all.
-fn write_patiently(file: &mut File, mut bytes: &[u8]) -> std::io::Result<()> {
+const CONSOLE: &str = "/dev/console";
+
+/// Where lines go. There is no device before devtmpfs is mounted: opening is tried again with
+/// each line.
+struct Sinks {
+    console: Option<File>,
+    terminal: PathBuf,
+    kmsg: Option<File>,
+}
+
+impl Sinks {
+    fn kmsg(&mut self, text: &str) {
+        if self.kmsg.is_none() {
+            self.kmsg = OpenOptions::new().write(true).open("/dev/kmsg").ok();
+        }
+        if let Some(file) = &mut self.kmsg {
+            // <14>: facility user, level info.
+            let lost = file.write_all(format!("<14>slipway: {text}\n").as_bytes());
+            if lost.is_err() {
+                self.kmsg = None;
+            }
+        }
+    }
+
+    fn console(&mut self, text: &str) {
+        if self.console.is_none() {
+            self.console = open_terminal(&self.terminal).ok();
+        }
+        if let Some(file) = &mut self.console {
+            let lost = write_patiently(file, format!("slipway: {text}\r\n").as_bytes());
+            if lost.is_err() {
+                self.console = None;
+            }
+        }
+    }
+}
+
+/// Writes to a non-blocking file, waiting at most two seconds for it to take all. What it
+/// doesn't take is lost.
+///
+/// # Errors
+/// Those of write(2) and poll(2).
+pub fn write_patiently(file: &mut File, mut bytes: &[u8]) -> std::io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(2);
     while !bytes.is_empty() {
         match file.write(bytes) {

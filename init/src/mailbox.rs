@@ -26,6 +26,8 @@ pub enum Event {
     ConditionGone(&'static str),
     /// A phase was tried.
     Phase(Report),
+    /// Whether the console is to have a status page.
+    StatusPage(bool),
     /// Services may start.
     StartServices {
         /// Whether `/var` is there; without it only those that need none of it.

@@ -24,6 +24,7 @@ use crate::reaper::Reaper;
 use crate::report::Reporter;
 use crate::root::{PHASES, Root};
 use crate::shutdown::{self, Kind};
+use crate::status::StatusPage;
 use crate::supervisor::{Paths, Supervisor};
 use crate::watchdog::Watchdog;
 use crate::{clock, files, mounts, say, seed, ssh};
@@ -66,6 +67,7 @@ struct Loop {
     phases: Vec<node::Phase>,
     degraded: Vec<String>,
     reporter: Reporter,
+    page: StatusPage,
 }
 
 fn signal_mask() -> SigSet {
@@ -127,6 +129,7 @@ pub fn main(deadline: Deadline) -> Result<std::convert::Infallible, Failure> {
         phases: Vec::new(),
         degraded: Vec::new(),
         reporter: Reporter::start("/".into()),
+        page: StatusPage::start("/".into()),
     };
     // Ctrl-Alt-Del becomes SIGINT to us.
     if let Err(error) = set_cad_enabled(false) {
@@ -237,6 +240,7 @@ impl Loop {
                 }
                 self.conditions.retain(|c| c != name);
             }
+            Event::StatusPage(wanted) => self.page.wanted(wanted),
             Event::StartServices { data } => self.start_services(data),
             Event::Phase(phase) => match self.phases.iter_mut().find(|p| p.name == phase.name) {
                 Some(known) => *known = phase,
@@ -350,6 +354,7 @@ impl Loop {
             addresses: self.addresses.iter().map(address).collect(),
             ending: self.ending.map(|(kind, _)| kind.verb().to_owned()),
         };
+        self.page.tell(&boot);
         self.reporter.tell(boot);
     }
 

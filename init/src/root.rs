@@ -408,6 +408,8 @@ fn applied_seed(root: &mut Root) -> Outcome {
 }
 
 fn identity(root: &mut Root) -> Outcome {
+    // From here on it is known for good: an applied seed has been read.
+    (root.mailbox).send(Event::StatusPage(root.seed.console.status));
     let id = if root.data_mounted {
         node::machine_id(Path::new(node::MACHINE_ID_FILE))?
     } else {

@@ -6,6 +6,8 @@
 //! | BLKDISCARD | linux/fs.h |
 //! | RNDADDENTROPY | linux/random.h |
 //! | WDIOC_SETTIMEOUT, WDIOC_KEEPALIVE | linux/watchdog.h |
+//! | TIOCGWINSZ | asm-generic/ioctls.h |
+//! | TIOCLINUX | ioctl_console(2) |
 //! | FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL | linux/fs.h |
 //! | EXT4_IOC_RESIZE_FS | fs/ext4/ext4.h |
 //! | adjtimex | sys/timex.h |
@@ -35,6 +37,8 @@ mod ioctl {
     ioctl_read!(fs_ioc_getfslabel, 0x94, 49, [u8; 256]);
     ioctl_write_ptr!(fs_ioc_setfslabel, 0x94, 50, [u8; 256]);
     ioctl_write_ptr!(ext4_ioc_resize_fs, b'f', 16, u64);
+    nix::ioctl_read_bad!(tiocgwinsz, libc::TIOCGWINSZ, libc::winsize);
+    ioctl_write_ptr_bad!(tioclinux, 0x541c, [u8; 2]);
 }
 
 /// `struct rand_pool_info` with room for a seed file.
@@ -320,4 +324,30 @@ fn link_address(interface: u32, mac: [u8; 6]) -> libc::sockaddr_ll {
 pub fn borrow<'a>(fd: std::os::fd::RawFd) -> BorrowedFd<'a> {
     // SAFETY: descriptors are not memory; see above.
     unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// Columns and rows of a terminal.
+///
+/// # Errors
+/// ENOTTY for what is none. A serial line doesn't know: then both are 0, and it is EINVAL.
+pub fn window_size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
+    // SAFETY: plain data, all-zero is valid.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one struct winsize.
+    checked(unsafe { ioctl::tiocgwinsz(terminal.as_raw_fd(), &raw mut size) })?;
+    match (size.ws_col, size.ws_row) {
+        (0, _) | (_, 0) => Err(Errno::EINVAL.into()),
+        size => Ok(size),
+    }
+}
+
+/// Has the kernel print its messages on the virtual terminal of this number, 0 for the one
+/// that is shown (TIOCL_SETKMSGREDIRECT). `terminal` is any of them.
+///
+/// # Errors
+/// ENOTTY for what is no virtual terminal, EPERM.
+pub fn kernel_messages_to(terminal: BorrowedFd<'_>, number: u8) -> io::Result<()> {
+    let argument = [11, number];
+    // SAFETY: the kernel reads two bytes.
+    checked(unsafe { ioctl::tioclinux(terminal.as_raw_fd(), &raw const argument) })
 }

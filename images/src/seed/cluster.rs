@@ -96,6 +96,17 @@ pub enum Role {
     Agent,
 }
 
+impl Role {
+    /// In one word, as in a seed.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Agent => "agent",
+        }
+    }
+}
+
 /// A name or address a certificate is valid for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -227,10 +238,7 @@ impl Token {
     #[must_use]
     pub fn new(ca_sha256: [u8; 32], role: Role, secret: &str) -> Self {
         let hash: String = ca_sha256.iter().map(|b| format!("{b:02x}")).collect();
-        let role = match role {
-            Role::Server => "server",
-            Role::Agent => "agent",
-        };
+        let role = role.word();
         Self(Secret::new(format!("S1{hash}.{role}.{secret}")))
     }
 

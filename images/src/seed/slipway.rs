@@ -206,7 +206,6 @@ pub(super) fn check(keys: SlipwayKeys, seed: &mut Seed, cx: &mut Cx) {
         };
     }
     if let Some(status) = keys.console.and_then(|console| console.value.status) {
-        cx.warn(&status.spot, NOT_YET);
         seed.console = Console {
             status: status.value,
         };

@@ -75,6 +75,13 @@ impl Identity {
         Self::new(&api.ca, &api.certificate, api.key.reveal())
     }
 
+    /// SHA-256 of the serving certificate, hexadecimal: what a person compares.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<String> {
+        let digest = pki::sha256(&self.pair.certificate_pem).ok()?;
+        Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     fn make(name: &str, image_built: SystemTime) -> Result<Self, PkiError> {
         // A clock that was never set must not make certificates of 1970.
         let now = SystemTime::now().max(image_built);

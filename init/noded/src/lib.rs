@@ -13,6 +13,7 @@ pub mod events;
 pub mod fetch;
 pub mod identity;
 pub mod logs;
+pub mod mdns;
 pub mod notice;
 pub mod options;
 pub mod paths;

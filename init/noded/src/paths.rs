@@ -67,6 +67,12 @@ impl Paths {
         self.at(node::STATUS_FILE)
     }
 
+    /// What PID 1's status page is told.
+    #[must_use]
+    pub fn api_info(&self) -> PathBuf {
+        self.at(node::API_FILE)
+    }
+
     /// What has happened.
     #[must_use]
     pub fn events(&self) -> PathBuf {

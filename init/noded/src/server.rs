@@ -26,6 +26,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use slipway_images::info::ImageInfo;
+use slipway_images::node::PORT;
+use slipway_images::node::discovery::Advert;
+use slipway_images::seed::Seed;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -36,10 +39,11 @@ use tokio_rustls::TlsAcceptor;
 use crate::answer::Refusal;
 use crate::error::{Context as _, Error};
 use crate::identity::{self, Identity, Origin};
+use crate::mdns::records::Facts;
 use crate::notice;
 use crate::options::{Options, Tuning};
 use crate::paths::Paths;
-use crate::{routes, tls};
+use crate::{mdns, routes, tls};
 
 /// Connections at a time.
 const CONNECTIONS: usize = 256;
@@ -65,6 +69,8 @@ pub struct App {
     tls: RwLock<Arc<ServerConfig>>,
     /// Whether no more is answered. Each connection listens to it, and so is counted by it.
     leaving: watch::Sender<bool>,
+    /// What the node says of itself on its networks.
+    facts: watch::Sender<Facts>,
     /// When the image was built: now is not before.
     built: SystemTime,
 }
@@ -83,6 +89,9 @@ impl App {
     pub fn take_identity(&self, identity: &Identity) -> Result<(), Error> {
         let config = tls::config(identity, self.built)?;
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = config;
+        let fingerprint = identity.fingerprint();
+        self.facts
+            .send_modify(|facts| facts.advert.fingerprint = fingerprint);
         Ok(())
     }
 
@@ -143,9 +152,10 @@ fn host_name() -> String {
 pub fn run(options: Options) -> Result<(), Error> {
     raise_file_limit();
     let paths = Paths::new(&options.root, options.seed.as_deref());
-    let built = ImageInfo::read(&paths.image_info())
+    let image = ImageInfo::read(&paths.image_info())
         .map_err(|error| notice!("{error}"))
-        .ok()
+        .ok();
+    let built = (image.as_ref())
         .and_then(|info| u64::try_from(info.built).ok())
         .map_or(UNIX_EPOCH, |seconds| {
             UNIX_EPOCH + Duration::from_secs(seconds)
@@ -162,11 +172,15 @@ pub fn run(options: Options) -> Result<(), Error> {
     );
     let app = Arc::new(App {
         tls: RwLock::new(tls::config(&identity, built)?),
-        paths,
         tuning: options.tuning,
         flows: Arc::new(Semaphore::new(FLOWS)),
         shells: Arc::new(Semaphore::new(SHELLS)),
         leaving: watch::Sender::new(false),
+        facts: watch::Sender::new(Facts {
+            port: PORT,
+            advert: advert(image, identity::read_seed(&paths), &identity),
+        }),
+        paths,
         built,
     });
     // One thread serves; those that wait for disks and shells are bounded by the permits.
@@ -185,6 +199,14 @@ pub fn run(options: Options) -> Result<(), Error> {
             .local_addr()
             .context(|| "read the listening address".to_owned())?;
         notice!("listening on {address}");
+        app.facts.send_modify(|facts| facts.port = address.port());
+        tokio::spawn(mdns::run(
+            app.paths.clone(),
+            host_name(),
+            app.facts.subscribe(),
+            app.leaving.subscribe(),
+            address.ip().is_unspecified(),
+        ));
         tokio::select! {
             failed = accept(listener, Arc::clone(&app)) => failed,
             _ = told.recv() => {
@@ -197,6 +219,19 @@ pub fn run(options: Options) -> Result<(), Error> {
     // Threads that wait for a disk or a shell don't keep the process.
     runtime.shutdown_background();
     served
+}
+
+/// What the node says of itself to everybody: nothing that is a secret.
+fn advert(image: Option<ImageInfo>, seed: Option<Seed>, identity: &Identity) -> Advert {
+    let (version, board) = image.map(|i| (i.version, i.board)).unzip();
+    let cluster = seed.map(|seed| seed.cluster);
+    Advert {
+        version,
+        board,
+        role: cluster.as_ref().map(|c| c.role.word().to_owned()),
+        cluster: cluster.map(|c| c.name),
+        fingerprint: identity.fingerprint(),
+    }
 }
 
 /// The default of 1024 descriptors is less than connections and files may need.
