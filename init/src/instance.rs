@@ -21,7 +21,7 @@ const INSTANCE_FILE: &str = "var/lib/slipway/instance-id";
 const NO_ID: &str = "nocloud";
 /// Homes outlive an update, so they are on the data partition.
 pub const HOMES: &str = "var/home";
-/// Where root's kubectl looks, and the cluster's administrator, whom a server has.
+/// Where root finds the kubeconfig of the cluster's administrator, whom a server has.
 const KUBE_CONFIG: &str = "root/.kube/config";
 const ADMIN: &str = "/var/lib/clusterd/admin.kubeconfig";
 const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";

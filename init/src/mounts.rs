@@ -71,7 +71,7 @@ pub const EARLY: &[Mount] = &[
 pub const ROOT: &[Mount] = &[
     entry("tmpfs", "/tmp", NODEV, "mode=1777,size=50%"),
     entry("tmpfs", "/dev/shm", NODEV, "mode=1777"),
-    // Root's home: keys of ssh, caches of kubectl.
+    // Root's home: keys of ssh, the kubeconfig.
     entry("tmpfs", "/root", NODEV, "mode=0700,size=32M"),
     entry(
         "devpts",

@@ -124,8 +124,12 @@ impl Owned {
     }
 
     fn logs_in(&self) {
-        let (done, said) = self.ssh(Some("key"), "id -un; kubectl version --client");
-        if !done || !said.contains("root") || !said.contains("Client Version") {
+        let (done, said) = self.ssh(Some("key"), "id -un; ctr --version; readlink .kube/config");
+        if !done
+            || !["root", "containerd/v2 2.", "admin.kubeconfig"]
+                .iter()
+                .all(|w| said.contains(w))
+        {
             self.node.fail(&format!("ssh: {said}"));
         }
     }
