@@ -1,8 +1,11 @@
 //! The anatomy of a Slipway image, shared by who writes it and who reads it.
 
+mod hex;
 pub mod info;
 pub mod layout;
 pub mod near;
 pub mod node;
 pub mod seed;
 pub mod service;
+
+pub use hex::hex;

@@ -24,7 +24,8 @@ pub const HOMES: &str = "var/home";
 /// Where root finds the kubeconfig of the cluster's administrator, whom a server has.
 const KUBE_CONFIG: &str = "root/.kube/config";
 const ADMIN: &str = "/var/lib/clusterd/admin.kubeconfig";
-const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
+/// The CAs that the machine's programs trust, below the root.
+pub const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 /// Numbers of users who log in (login.defs(5), UID_MIN).
 const FIRST_UID: u32 = 1000;
 
@@ -61,10 +62,7 @@ pub fn apply(root: &Path, seed: &Seed, data: Data) -> Result<String, Failure> {
     if first && failures.is_empty() {
         failures.extend(finish(root, id).err());
     }
-    if !failures.is_empty() {
-        let all: Vec<String> = failures.into_iter().map(|failure| failure.0).collect();
-        return Err(Failure(all.join("; ")));
-    }
+    Failure::all(failures)?;
     Ok(if first {
         format!("first boot of {id}")
     } else {

@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 
+use slipway_images::hex;
+
 use crate::phase::{Context, Failure, Outcome};
 use crate::{files, say, sys};
 
@@ -34,7 +36,7 @@ pub fn machine_id(file: &Path) -> Result<String, Failure> {
     let mut bytes: [u8; 16] = files::random().context("/dev/urandom")?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let id = files::hex(&bytes);
+    let id = hex(&bytes);
     files::write_atomically(file, format!("{id}\n").as_bytes(), 0o444)
         .context(format_args!("writing {}", file.display()))?;
     Ok(id)

@@ -18,6 +18,21 @@ use crate::say;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure(pub String);
 
+impl Failure {
+    /// One of all of these, if there are any: where one part's failure doesn't keep the
+    /// others from being done.
+    ///
+    /// # Errors
+    /// All of them, in one line.
+    pub fn all(failures: impl IntoIterator<Item = Self>) -> Result<(), Self> {
+        let all: Vec<String> = failures.into_iter().map(|failure| failure.0).collect();
+        match all.is_empty() {
+            true => Ok(()),
+            false => Err(Self(all.join("; "))),
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -49,17 +49,10 @@ pub fn write(root: &Path, before: &Registries, now: &Registries) -> Result<(), F
     let written = now
         .iter()
         .map(|(name, registry)| (name, write_one(&directory(name), name, registry, now)));
-    let failures: Vec<String> = gone
-        .chain(written)
-        .filter_map(|(name, done)| {
-            let failure = done.context(format_args!("registry {name}")).err()?;
-            Some(failure.0)
-        })
-        .collect();
-    match failures.is_empty() {
-        true => Ok(()),
-        false => Err(Failure(failures.join("; "))),
-    }
+    let done = gone.chain(written);
+    Failure::all(
+        done.filter_map(|(name, done)| done.context(format_args!("registry {name}")).err()),
+    )
 }
 
 fn remove(directory: &Path) -> Result<(), Failure> {

@@ -42,11 +42,8 @@ const KEYS_NEW: &str = "authorized_keys.slipway-new";
 /// Whether there is anybody to let in.
 #[must_use]
 pub fn is_wanted(seed: &Seed) -> bool {
-    let users = seed.users.iter().filter(|user| user.shell == Shell::Sh);
-    !seed.ssh_authorized_keys.is_empty()
-        || users
-            .into_iter()
-            .any(|user| !user.ssh_authorized_keys.is_empty())
+    let mut users = seed.users.iter().filter(|user| user.shell == Shell::Sh);
+    !seed.ssh_authorized_keys.is_empty() || users.any(|user| !user.ssh_authorized_keys.is_empty())
 }
 
 /// Tells the main loop whether ssh's service may run, after the host's key is made. Gives a
@@ -78,17 +75,10 @@ pub fn write_keys(root: &Path, seed: &Seed) -> Result<(), Failure> {
         (user.name.as_str(), home, &user.ssh_authorized_keys)
     });
     let all = std::iter::once(("root", ROOT_HOME.into(), &seed.ssh_authorized_keys)).chain(users);
-    let failures: Vec<String> = all
-        .filter_map(|(name, home, keys)| {
-            let written = write_for(&root.join(home), keys);
-            let failure = written.context(format_args!("ssh keys of {name}")).err()?;
-            Some(failure.0)
-        })
-        .collect();
-    match failures.is_empty() {
-        true => Ok(()),
-        false => Err(Failure(failures.join("; "))),
-    }
+    Failure::all(all.filter_map(|(name, home, keys)| {
+        let written = write_for(&root.join(home), keys);
+        written.context(format_args!("ssh keys of {name}")).err()
+    }))
 }
 
 fn write_for(home: &Path, keys: &[String]) -> Result<(), Failure> {

@@ -47,16 +47,14 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
     if let Some(url) = &wanted.seed {
         machine.serial = Some(format!("ds=nocloud;s={}", url.reveal()));
     }
+    let api = machine
+        .host_port(API_PORT)
+        .ok_or_else(|| Error::new(Kind::Bug, "the API's port was not forwarded"))?;
     if machine.serial.is_none() {
         machine.fw_cfg = vec![FwCfg {
             name: identity::FW_CFG_NAME.into(),
             path: identity::SEED_FILE.into(),
         }];
-    }
-    let api = machine
-        .host_port(API_PORT)
-        .ok_or_else(|| Error::new(Kind::Bug, "the API's port was not forwarded"))?;
-    if machine.serial.is_none() {
         identity::provide(&dir, api)?;
     }
 

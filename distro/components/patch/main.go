@@ -12,14 +12,14 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"slipway/distro/components/laying"
 )
 
 // An edit replaces one place of a file.
@@ -65,71 +65,48 @@ var patches = []patch{{
 	},
 }}
 
-func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: patch DIR")
-		os.Exit(2)
-	}
-	if err := write(os.Args[1]); err != nil {
-		fmt.Fprintf(os.Stderr, "patch: %v\n", err)
-		os.Exit(1)
-	}
-}
+func main() { laying.Main("patch", write) }
 
-func write(out string) error {
-	out, err := filepath.Abs(out)
-	if err != nil {
-		return err
-	}
+func write(out string) (map[string]string, error) {
 	here, err := os.Getwd()
 	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(out, 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	for _, name := range []string{"go.mod", "go.sum"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := os.WriteFile(filepath.Join(out, name), text, 0o644); err != nil {
-			return err
+		if err := laying.WriteFile(filepath.Join(out, name), text); err != nil {
+			return nil, err
 		}
 	}
 	overlay := map[string]string{}
 	for _, p := range patches {
-		root, err := p.moduleDir()
+		root, err := laying.ModuleOf(p.within)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		// The path is in the program's build information: the same everywhere.
 		instead := "./patched/" + p.module
 		if err := lay(overlay, root, filepath.Join(here, instead)); err != nil {
-			return err
+			return nil, err
 		}
 		changed, err := p.apply(root)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		written := filepath.Join(out, instead, p.file)
-		if err := os.MkdirAll(filepath.Dir(written), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(written, []byte(changed), 0o644); err != nil {
-			return err
+		if err := laying.WriteFile(written, []byte(changed)); err != nil {
+			return nil, err
 		}
 		overlay[filepath.Join(here, instead, p.file)] = written
 		replace := exec.Command("go", "mod", "edit", "-replace="+p.module+"="+instead, filepath.Join(out, "go.mod"))
 		if text, err := replace.CombinedOutput(); err != nil {
-			return fmt.Errorf("replacing %s in go.mod: %w: %s", p.module, err, text)
+			return nil, fmt.Errorf("replacing %s in go.mod: %w: %s", p.module, err, text)
 		}
 	}
-	description, err := json.MarshalIndent(map[string]any{"Replace": overlay}, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(out, "overlay.json"), description, 0o644)
+	return overlay, nil
 }
 
 // lay adds a module's files to the overlay, as if they were below dir.
@@ -164,15 +141,4 @@ func (p patch) apply(root string) (string, error) {
 		text = strings.Replace(text, e.old, e.new, 1)
 	}
 	return text, nil
-}
-
-// moduleDir is where the module's sources are. Asking for a package rather than
-// for the module fetches them if they aren't there, and holds to go.sum.
-func (p patch) moduleDir() (string, error) {
-	out, err := exec.Command("go", "list", "-f", "{{.Module.Dir}}", p.within).Output()
-	var failed *exec.ExitError
-	if errors.As(err, &failed) {
-		return "", fmt.Errorf("finding %s: %s", p.module, failed.Stderr)
-	}
-	return strings.TrimSpace(string(out)), err
 }

@@ -5,13 +5,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"slipway/distro/components/laying"
 )
 
 // What a patched program does, built as the builder builds.
 func TestOwnCertificatesAreOfP256(t *testing.T) {
 	t.Chdir("..")
 	dir := t.TempDir()
-	if err := write(dir); err != nil {
+	if err := laying.Lay(dir, write); err != nil {
 		t.Fatal(err)
 	}
 	run := exec.Command("go", "run", "-trimpath",
@@ -29,7 +31,7 @@ func TestOwnCertificatesAreOfP256(t *testing.T) {
 func TestChangedUpstreamIsRefused(t *testing.T) {
 	t.Chdir("..")
 	p := patches[0]
-	root, err := p.moduleDir()
+	root, err := laying.ModuleOf(p.within)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{Parsed, Secret, Seed, SeedError, SeedFiles};
+use crate::hex;
 
 /// Where the file lies, below a node's root.
 pub const APPLIED_FILE: &str = "var/lib/slipway/seed/applied.json";
@@ -70,7 +71,7 @@ impl Documents {
             hash.update(length.to_le_bytes());
             hash.update(text.unwrap_or_default());
         }
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        hex(&hash.finalize())
     }
 }
 

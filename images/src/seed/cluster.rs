@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{Cidr, Secret};
+use crate::hex;
 
 /// What the machine's cluster is like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,7 +238,7 @@ impl Token {
     /// A token for a role, from the CA's hash and a secret of at least 128 bits.
     #[must_use]
     pub fn new(ca_sha256: [u8; 32], role: Role, secret: &str) -> Self {
-        let hash: String = ca_sha256.iter().map(|b| format!("{b:02x}")).collect();
+        let hash = hex(&ca_sha256);
         let role = role.word();
         Self(Secret::new(format!("S1{hash}.{role}.{secret}")))
     }

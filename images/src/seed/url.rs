@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{Document, Documents, Secret};
+use crate::hex;
 
 /// Where the fetched seed lies, below a node's root.
 pub const FETCHED_FILE: &str = "var/lib/slipway/seed/fetched.json";
@@ -99,12 +100,16 @@ impl SeedUrl {
         rest.split(['/', '?', '#']).next().unwrap_or_default()
     }
 
-    fn host(&self) -> &str {
+    /// The authority without name and password: host, and perhaps port.
+    fn place(&self) -> &str {
         let authority = self.authority();
-        let host = authority
+        authority
             .rsplit_once('@')
-            .map_or(authority, |(_, host)| host);
-        host.split(':').next().unwrap_or_default()
+            .map_or(authority, |(_, place)| place)
+    }
+
+    fn host(&self) -> &str {
+        self.place().split(':').next().unwrap_or_default()
     }
 }
 
@@ -114,11 +119,9 @@ impl fmt::Display for SeedUrl {
         let shown = self.0.split(['?', '#']).next().unwrap_or_default();
         match shown.split_once("://") {
             Some((scheme, rest)) => {
-                let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-                let host = authority
-                    .rsplit_once('@')
-                    .map_or(authority, |(_, host)| host);
-                write!(f, "{scheme}://{host}{path}")
+                let path = rest.find('/').and_then(|at| rest.get(at..));
+                let path = path.unwrap_or_default();
+                write!(f, "{scheme}://{}{path}", self.place())
             }
             None => f.write_str(shown),
         }
@@ -179,8 +182,7 @@ impl Fetched {
     /// is applied over that.
     #[must_use]
     pub fn digest_of_missing(url: &SeedUrl) -> String {
-        let hash = Sha256::digest(format!("missing\0{}", url.reveal()));
-        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(format!("missing\0{}", url.reveal())))
     }
 }
 

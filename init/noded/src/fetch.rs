@@ -14,6 +14,7 @@ use rustls::CertificateError;
 use slipway_access::durable;
 use slipway_images::seed::url::{DOCUMENT_LIMIT, Fetched, SeedUrl};
 use slipway_images::seed::{Document, Documents, Secret};
+use slipway_init::instance::BUNDLE;
 use slipway_init::seed::remote::URL_VARIABLE;
 use ureq::Agent;
 use ureq::http::header::CONTENT_LENGTH;
@@ -21,8 +22,6 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::error::{Context as _, Error};
 
-/// The image's CAs, below the root; those of a seed come with the seed only.
-const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 const REDIRECTS: u32 = 5;
 /// The longest pause is this part of the time for one request, the first a sixteenth of that.
 const PAUSES: u32 = 2;
@@ -72,6 +71,7 @@ struct Client<'a> {
 
 impl<'a> Client<'a> {
     fn new(options: &Options, url: &'a SeedUrl) -> Result<Self, Error> {
+        // The image's; those of a seed come with the seed only.
         let path = options.root.join(BUNDLE);
         let bundle = match std::fs::read(&path) {
             // Without TLS none is needed, unless a redirect leads there and finds no issuer.

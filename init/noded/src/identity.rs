@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use slipway_access::durable;
 use slipway_access::node_api;
 use slipway_access::pki::{self, CertificateAuthority, KeyCertificate, PkiError};
+use slipway_images::hex;
 use slipway_images::seed::{NodeApi, Secret, Seed};
 
 use crate::error::Error;
@@ -78,8 +79,7 @@ impl Identity {
     /// SHA-256 of the serving certificate, hexadecimal: what a person compares.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
-        let digest = pki::sha256(&self.pair.certificate_pem).ok()?;
-        Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(hex(&pki::sha256(&self.pair.certificate_pem).ok()?))
     }
 
     fn make(name: &str, image_built: SystemTime) -> Result<Self, PkiError> {

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use slipway_access::durable;
 use slipway_images::node::api::{SeedDiff, SeedInForce};
 use slipway_images::seed::{Applied, Documents, Seed, diff as differences, effect_of, outside};
+use slipway_init::phase::{Context as _, Failure};
 use slipway_init::pid1::SEED_CHANGED;
 use slipway_init::{registries, ssh};
 
@@ -147,15 +148,10 @@ fn follow(app: &App, seed: &Seed) -> Result<(), String> {
     let in_force = now.to_json().map_err(|error| error.to_string())?;
     // All of it is tried: a registry's fault must not keep a key in force.
     let done = [
-        durable::write(paths.seed(), in_force.as_bytes(), 0o600).map_err(|e| e.to_string()),
-        registries::write(paths.root(), &before.registries, &now.registries).map_err(|f| f.0),
-        ssh::write_keys(paths.root(), &now).map_err(|f| f.0),
-        kill(Pid::from_raw(app.tuning.init), SEED_CHANGED)
-            .map_err(|error| format!("asking init: {error}")),
+        durable::write(paths.seed(), in_force.as_bytes(), 0o600).map_err(Failure::from),
+        registries::write(paths.root(), &before.registries, &now.registries),
+        ssh::write_keys(paths.root(), &now),
+        kill(Pid::from_raw(app.tuning.init), SEED_CHANGED).context("asking init"),
     ];
-    let failures: Vec<String> = done.into_iter().filter_map(Result::err).collect();
-    match failures.is_empty() {
-        true => Ok(()),
-        false => Err(failures.join("; ")),
-    }
+    Failure::all(done.into_iter().filter_map(Result::err)).map_err(|all| all.0)
 }

@@ -10,7 +10,6 @@
 //! | gives none in time | defaults, no cluster | the kept one; the phase says so |
 
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::Command;
@@ -112,7 +111,7 @@ impl Fetcher<'_> {
     /// Has the program fetch the documents.
     fn fetch(&self, url: &SeedUrl, limit: Duration) -> Result<Fetched, Failure> {
         let arrived = self.root.join(ARRIVED);
-        remove(&arrived)?;
+        files::remove(&arrived)?;
         let millis = |time: Duration| time.as_millis().to_string();
         let mut command = Command::new(self.program);
         command
@@ -137,7 +136,7 @@ impl Fetcher<'_> {
             }));
         }
         let fetched = Fetched::read(&arrived, url).map_err(Failure)?;
-        remove(&arrived)?;
+        files::remove(&arrived)?;
         fetched.ok_or_else(|| Failure(format!("from {url}: nothing was left where it should be")))
     }
 
@@ -175,11 +174,4 @@ fn store(path: &Path, fetched: &Fetched) -> Result<(), Failure> {
     }
     let text = serde_json::to_vec(fetched)?;
     files::write_atomically(path, &text, 0o600).context(path.display())
-}
-
-fn remove(path: &Path) -> Result<(), Failure> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context(path.display()),
-        _ => Ok(()),
-    }
 }

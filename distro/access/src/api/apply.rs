@@ -240,15 +240,8 @@ pub(crate) fn condition(object: &Value, kind: &str) -> bool {
 
 /// SHA-256 of the object's canonical JSON (serde_json sorts keys), first 32 hex digits.
 fn digest(object: &Value) -> String {
-    use std::fmt::Write as _;
     let digest = ring::digest::digest(&ring::digest::SHA256, object.to_string().as_bytes());
-    digest
-        .as_ref()
-        .iter()
-        .take(16)
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a String can't fail.
-            write!(text, "{byte:02x}").unwrap_or_default();
-            text
-        })
+    let mut text = slipway_images::hex(digest.as_ref());
+    text.truncate(32);
+    text
 }

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use slipway_access::durable;
 use slipway_images::node::ApiInfo;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
@@ -193,11 +194,9 @@ fn tell_pid_1(paths: &Paths, responder: &Responder, facts: &Facts) {
         mdns_name: format!("{}.local", responder.label()),
     };
     let path = paths.api_info();
-    let aside = path.with_extension("json.new");
     let written = serde_json::to_vec(&info)
         .map_err(std::io::Error::from)
-        .and_then(|json| std::fs::write(&aside, json))
-        .and_then(|()| std::fs::rename(&aside, &path));
+        .and_then(|json| durable::write(&path, &json, 0o644));
     if let Err(error) = written {
         notice!("{}: {error}", path.display());
     }
