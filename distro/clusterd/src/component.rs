@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::options::Config;
+use crate::paths::Paths;
 
 /// A supervised component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -198,11 +199,21 @@ fn environment(config: &Config, name: Name) -> Vec<(&'static str, String)> {
         Name::ApiServer => "60",
         _ => "50",
     };
-    vec![
+    let mut variables = vec![
         ("PATH", path),
         ("HOME", "/root".to_owned()),
         ("GOGC", gogc.to_owned()),
-    ]
+    ];
+    if name == Name::ApiServer {
+        // An empty datastore is filled with what the API server would make there one by one.
+        variables.push(("SLIPWAY_PRIME_DATASTORE", datastore(&config.paths)));
+    }
+    variables
+}
+
+/// Where the API server finds the datastore.
+fn datastore(paths: &Paths) -> String {
+    format!("unix://{}", paths.kine_socket().display())
 }
 
 fn flags<const N: usize>(pairs: [(&str, String); N]) -> Vec<String> {
@@ -244,10 +255,7 @@ fn api_server(config: &Config) -> Parts {
         ("bind-address", config.bind_address().to_string()),
         ("secure-port", config.tuning.ports.api.to_string()),
         ("advertise-address", config.node_address.to_string()),
-        (
-            "etcd-servers",
-            format!("unix://{}", paths.kine_socket().display()),
-        ),
+        ("etcd-servers", datastore(paths)),
         ("service-cluster-ip-range", cluster.service_cidr.to_string()),
         ("tls-cert-file", pki("apiserver.crt")),
         ("tls-private-key-file", pki("apiserver.key")),

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::net::TcpListener;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -39,6 +39,28 @@ impl Place {
             .expect("SLIPWAY_COMPONENTS must name what `slipway components` made");
         let place = Self::empty();
         symlink(components, place.bin()).unwrap();
+        place
+    }
+
+    /// A place whose API server makes all of its bootstrap objects by itself.
+    pub fn unprimed() -> Self {
+        let place = Self::new();
+        let components = std::fs::canonicalize(place.bin()).unwrap();
+        std::fs::remove_file(place.bin()).unwrap();
+        std::fs::create_dir(place.bin()).unwrap();
+        for entry in std::fs::read_dir(&components).unwrap() {
+            let entry = entry.unwrap();
+            symlink(entry.path(), place.bin().join(entry.file_name())).unwrap();
+        }
+        let server = place.bin().join("kube-apiserver");
+        std::fs::remove_file(&server).unwrap();
+        let real = components.join("kube-apiserver");
+        let script = format!(
+            "#!/bin/sh\nunset SLIPWAY_PRIME_DATASTORE\nexec {} \"$@\"\n",
+            real.display()
+        );
+        std::fs::write(&server, script).unwrap();
+        std::fs::set_permissions(&server, std::fs::Permissions::from_mode(0o755)).unwrap();
         place
     }
 
