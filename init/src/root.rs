@@ -351,8 +351,10 @@ fn network(root: &mut Root) -> Outcome {
     if let Some(handle) = &root.network {
         return handle.change(network, hostname);
     }
+    let id = machine_id(root)?;
     let shared = Shared {
         hostname,
+        duid: Some(net::dhcp6::duid(&id)),
         resolv: Resolv::new("/etc/resolv.conf".into()),
         time_servers: root.time_servers.clone(),
     };
@@ -407,15 +409,18 @@ fn applied_seed(root: &mut Root) -> Outcome {
     }
 }
 
+/// Kept on the data partition, else for this boot only.
+fn machine_id(root: &Root) -> Result<String, Failure> {
+    node::machine_id(Path::new(match root.data_mounted {
+        true => node::MACHINE_ID_FILE,
+        false => "/run/slipway/machine-id",
+    }))
+}
+
 fn identity(root: &mut Root) -> Outcome {
     // From here on it is known for good: an applied seed has been read.
     (root.mailbox).send(Event::StatusPage(root.seed.console.status));
-    let id = if root.data_mounted {
-        node::machine_id(Path::new(node::MACHINE_ID_FILE))?
-    } else {
-        // For this boot only.
-        node::machine_id(Path::new("/run/slipway/machine-id"))?
-    };
+    let id = machine_id(root)?;
     fs::write("/etc/machine-id", format!("{id}\n")).context("/etc/machine-id")?;
     let name = root
         .seed

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Servers of time: those of the seed, else what the networks name, by interface.
+use super::resolv::Source;
+
+/// Servers of time: those of the seed, else what the networks name.
 #[derive(Debug, Clone, Default)]
 pub struct TimeServers(Arc<Mutex<Named>>);
 
@@ -11,7 +13,7 @@ pub struct TimeServers(Arc<Mutex<Named>>);
 struct Named {
     off: bool,
     chosen: Vec<String>,
-    by_interface: BTreeMap<String, Vec<String>>,
+    by_network: BTreeMap<Source, Vec<String>>,
 }
 
 impl TimeServers {
@@ -30,11 +32,9 @@ impl TimeServers {
         !self.lock().off
     }
 
-    /// Says what an interface's network names.
-    pub fn set(&self, interface: &str, servers: Vec<String>) {
-        self.lock()
-            .by_interface
-            .insert(interface.to_owned(), servers);
+    /// Says what a network names.
+    pub fn set(&self, source: Source, servers: Vec<String>) {
+        self.lock().by_network.insert(source, servers);
     }
 
     /// All that are to be asked.
@@ -42,7 +42,7 @@ impl TimeServers {
         let named = self.lock();
         match named.chosen.is_empty() {
             false => named.chosen.clone(),
-            true => named.by_interface.values().flatten().cloned().collect(),
+            true => named.by_network.values().flatten().cloned().collect(),
         }
     }
 }
