@@ -103,6 +103,11 @@ impl Root {
         }
     }
 
+    /// What the clock is set by, also when another seed comes.
+    pub fn time_servers(&self) -> TimeServers {
+        self.time_servers.clone()
+    }
+
     fn modules(&mut self) -> Result<&mut Modules, Failure> {
         if self.modules.is_none() {
             self.modules = Some(Modules::of_running_kernel()?);
@@ -470,14 +475,15 @@ fn plausible_clock(root: &mut Root) -> Outcome {
 
 /// Has the clock set from the network, as the seed says.
 fn start_sntp(root: &mut Root) -> Outcome {
-    let ntp = root.seed.ntp.clone();
-    let own: Vec<String> = ntp.servers.into_iter().chain(ntp.pools).collect();
-    root.time_servers.choose(own, ntp.enabled);
-    if !ntp.enabled {
-        return Ok("not set from the network".into());
-    }
+    root.time_servers.choose(&root.seed.ntp);
+    let note = match root.seed.ntp.enabled {
+        true if root.sntp => "being set already",
+        true => "",
+        false => "not set from the network",
+    };
+    // Also where it isn't wanted: a seed that is applied may want it.
     if root.sntp {
-        return Ok("being set already".into());
+        return Ok(note.into());
     }
     let built = ImageInfo::read(Path::new(IMAGE_INFO_PATH))?.built;
     let (servers, online) = (root.time_servers.clone(), Arc::clone(&root.online));
@@ -489,7 +495,7 @@ fn start_sntp(root: &mut Root) -> Outcome {
             sntp::run(&servers, built, &online, || mailbox.send(Event::TimeSet));
         })?;
     root.sntp = true;
-    Ok(String::new())
+    Ok(note.into())
 }
 
 fn services(root: &mut Root) -> Outcome {
