@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use crate::error::{At as _, Result};
+use crate::progress::Whole;
 
 /// An output that is being written beside its final place. Dropping it without
 /// [`Pending::commit`] removes what was written.
@@ -64,6 +65,8 @@ impl Pending {
 
 /// Writes `bytes` to `target` whole or not at all.
 pub fn write(target: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    // So that nothing lies aside when the process is ended.
+    let _whole = Whole::begin();
     let mut pending = Pending::create(target)?;
     pending.file().write_all(bytes).at("writing", target)?;
     pending.commit(mode)

@@ -194,7 +194,7 @@ fn build_image(
 }
 
 /// Ctrl-C and SIGTERM ask the work to stop at its next step; a second one ends
-/// the process at once.
+/// the process at once, or as soon as nothing short is half-written.
 fn watch_signals() -> Result<()> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let failed = |e: std::io::Error| Error::new(Kind::Bug, format!("watching signals: {e}"));
@@ -204,7 +204,7 @@ fn watch_signals() -> Result<()> {
         forever.next();
         progress::interrupt();
         forever.next();
-        std::process::exit(i32::from(Kind::Interrupted as u8));
+        progress::Whole::when_none(|| std::process::exit(i32::from(Kind::Interrupted as u8)))
     });
     Ok(())
 }

@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -17,6 +17,36 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Notes that the user wants to stop (Ctrl-C, SIGTERM).
 pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::SeqCst);
+}
+
+/// How many pieces of work are under way that would leave something half-written.
+static WHOLE: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// As long as it is there, a second Ctrl-C waits, too. For what is short.
+#[must_use]
+pub struct Whole(());
+
+impl Whole {
+    /// Begins a piece of work that is not to be left half-done.
+    pub fn begin() -> Self {
+        *WHOLE.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self(())
+    }
+
+    /// Waits until nobody is at such work, and does `then` before anybody begins.
+    pub fn when_none<T>(then: impl FnOnce() -> T) -> T {
+        let held = WHOLE.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = WHOLE.1.wait_while(held, |held| *held > 0);
+        let _none = none.unwrap_or_else(PoisonError::into_inner);
+        then()
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        *WHOLE.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        WHOLE.1.notify_all();
+    }
 }
 
 /// How progress is shown.
@@ -221,4 +251,28 @@ fn bar(name: &str, total: Option<u64>) -> ProgressBar {
     bar.set_message(name.to_owned());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_to_be_left_half_done_is_waited_for() {
+        let (ended, end) = channel();
+        let outer = Whole::begin();
+        let inner = Whole::begin();
+        let waiting = std::thread::spawn(move || Whole::when_none(|| ended.send("ended").unwrap()));
+        drop(inner);
+        assert!(end.try_recv().is_err());
+        // What is begun meanwhile is waited for, too.
+        let late = Whole::begin();
+        drop(outer);
+        assert!(end.try_recv().is_err());
+        drop(late);
+        assert_eq!(end.recv().unwrap(), "ended");
+        waiting.join().unwrap();
+    }
 }

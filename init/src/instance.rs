@@ -5,29 +5,26 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{
-    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink,
-};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::Path;
 
-use slipway_images::seed::{CaCerts, Seed, Shell, User, When, WriteFile};
+use slipway_images::seed::{CaCerts, Seed, When, WriteFile};
 
 use crate::phase::{Context, Failure};
-use crate::{files, say};
+use crate::{files, say, users};
 
 /// Holds the id of the instance whose first boot is done.
 const INSTANCE_FILE: &str = "var/lib/slipway/instance-id";
 /// The id of a seed that gives none, as cloud-init has it for this kind of source.
 const NO_ID: &str = "nocloud";
-/// Homes outlive an update, so they are on the data partition.
-pub const HOMES: &str = "var/home";
 /// Where root finds the kubeconfig of the cluster's administrator, whom a server has.
 const KUBE_CONFIG: &str = "root/.kube/config";
 const ADMIN: &str = "/var/lib/clusterd/admin.kubeconfig";
 /// The CAs that the machine's programs trust, below the root.
 pub const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
-/// Numbers of users who log in (login.defs(5), UID_MIN).
-const FIRST_UID: u32 = 1000;
+const ZONES: &str = "usr/share/zoneinfo";
+const UTC: &str = "Etc/UTC";
+const LOCALTIME: &str = "etc/localtime";
 
 /// Whether the data partition is there to keep what is written once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +48,7 @@ pub fn apply(root: &Path, seed: &Seed, data: Data) -> Result<String, Failure> {
     check(zone(root, seed.timezone.as_deref()));
     check(authorities(root, &seed.ca_certs));
     check(kube_config(root));
-    for user in &seed.users {
-        check(add_user(root, user, data).context(format_args!("user {}", user.name)));
-    }
+    check(users::set(root, &[], &seed.users, data));
     for file in &seed.write_files {
         if file.when == When::EachBoot || first {
             check(write(root, file).context(&file.path));
@@ -70,6 +65,22 @@ pub fn apply(root: &Path, seed: &Seed, data: Data) -> Result<String, Failure> {
     })
 }
 
+/// What of it a running node follows: users and the zone. Programs that run keep the zone
+/// until they are started anew.
+///
+/// # Errors
+/// All parts that failed, in one line.
+pub fn follow(root: &Path, before: &Seed, now: &Seed) -> Result<(), Failure> {
+    let mut done = Vec::new();
+    if before.timezone != now.timezone {
+        done.push(zone(root, now.timezone.as_deref()));
+    }
+    if before.users != now.users {
+        done.push(users::set(root, &before.users, &now.users, Data::There));
+    }
+    Failure::all(done.into_iter().filter_map(Result::err))
+}
+
 /// Everything written before is on the disk when the id is.
 fn finish(root: &Path, id: &str) -> Result<(), Failure> {
     let var = File::open(root.join("var")).context("/var")?;
@@ -83,15 +94,20 @@ fn finish(root: &Path, id: &str) -> Result<(), Failure> {
 }
 
 fn zone(root: &Path, zone: Option<&str>) -> Result<(), Failure> {
-    let Some(zone) = zone else { return Ok(()) };
-    let data = Path::new("usr/share/zoneinfo").join(zone);
+    let zone = match zone {
+        Some(zone) => zone,
+        // The image's own, if it has any data.
+        None if root.join(ZONES).join(UTC).is_file() => UTC,
+        None => return files::remove(&root.join(LOCALTIME)),
+    };
+    let data = Path::new(ZONES).join(zone);
     if !root.join(&data).is_file() {
         say!("time zone {zone}: the image has no data of it, UTC is used");
         return Ok(());
     }
-    let link = root.join("etc/localtime");
+    let link = root.join(LOCALTIME);
     files::remove(&link)?;
-    symlink(Path::new("/").join(data), link).context("/etc/localtime")
+    symlink(Path::new("/").join(data), link).context(LOCALTIME)
 }
 
 fn authorities(root: &Path, certificates: &CaCerts) -> Result<(), Failure> {
@@ -122,103 +138,6 @@ fn kube_config(root: &Path) -> Result<(), Failure> {
     fs::create_dir_all(directory).context(directory.display())?;
     files::remove(&link)?;
     symlink(ADMIN, &link).context(KUBE_CONFIG)
-}
-
-/// Adds lines to passwd, shadow and group, and makes the home.
-fn add_user(root: &Path, user: &User, data: Data) -> Result<(), Failure> {
-    let (passwd, group) = (read(root, "etc/passwd")?, read(root, "etc/group")?);
-    if id_of(&passwd, &user.name).is_some() {
-        return Err(Failure(
-            "the image has a user of this name; choose another".into(),
-        ));
-    }
-    let home = PathBuf::from(HOMES).join(&user.name);
-    let taken = |number: u32| holds(&passwd, number) || holds(&group, number);
-    // A home from an earlier boot says whose it is, however the seed's order has changed.
-    let kept = fs::metadata(root.join(&home)).ok().map(|m| m.uid());
-    let uid = match user.uid.or(kept.filter(|uid| !taken(*uid))) {
-        Some(uid) if taken(uid) => return Err(Failure(format!("number {uid} is taken"))),
-        Some(uid) => uid,
-        None => (FIRST_UID..65_000)
-            .find(|uid| !taken(*uid))
-            .ok_or_else(|| Failure("no number is left".into()))?,
-    };
-    let shell = match user.shell {
-        Shell::Sh => "/bin/sh",
-        Shell::Nologin => "/usr/sbin/nologin",
-    };
-    let (name, gecos) = (&user.name, user.gecos.as_deref().unwrap_or_default());
-    append(
-        root,
-        "etc/passwd",
-        &format!("{name}:x:{uid}:{uid}:{gecos}:/{}:{shell}\n", home.display()),
-    )?;
-    append(root, "etc/shadow", &format!("{name}:*:::::::\n"))?;
-    add_to_groups(root, user, uid)?;
-    if data == Data::There {
-        make_home(&root.join(home), uid)?;
-    }
-    Ok(())
-}
-
-fn add_to_groups(root: &Path, user: &User, uid: u32) -> Result<(), Failure> {
-    let mut text = read(root, "etc/group")?;
-    text.push_str(&format!("{}:x:{uid}:\n", user.name));
-    for wanted in &user.groups {
-        if id_of(&text, wanted).is_none() {
-            let gid = (100..FIRST_UID)
-                .find(|gid| !holds(&text, *gid))
-                .ok_or_else(|| Failure(format!("group {wanted}: no number is left")))?;
-            text.push_str(&format!("{wanted}:x:{gid}:\n"));
-        }
-        text = text
-            .lines()
-            .map(|line| match line.split(':').next() == Some(wanted) {
-                true if line.ends_with(':') => format!("{line}{}\n", user.name),
-                true => format!("{line},{}\n", user.name),
-                false => format!("{line}\n"),
-            })
-            .collect();
-    }
-    fs::write(root.join("etc/group"), text).context("/etc/group")
-}
-
-fn make_home(home: &Path, uid: u32) -> Result<(), Failure> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o755);
-    builder
-        .create(home.parent().unwrap_or(home))
-        .context("the homes' directory")?;
-    match fs::DirBuilder::new().mode(0o700).create(home) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e).context("the home"),
-        _ => {}
-    }
-    chown(home, Some(uid), Some(uid)).context("the home's owner")
-}
-
-fn read(root: &Path, path: &str) -> Result<String, Failure> {
-    fs::read_to_string(root.join(path)).context(path)
-}
-
-fn append(root: &Path, path: &str, line: &str) -> Result<(), Failure> {
-    let file = OpenOptions::new().append(true).open(root.join(path));
-    file.and_then(|mut file| file.write_all(line.as_bytes()))
-        .context(path)
-}
-
-/// The number of a name in passwd(5) or group(5), where both have it third.
-fn id_of(table: &str, name: &str) -> Option<u32> {
-    table.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
-    })
-}
-
-fn holds(table: &str, number: u32) -> bool {
-    let number = number.to_string();
-    table
-        .lines()
-        .any(|line| line.split(':').nth(2) == Some(number.as_str()))
 }
 
 /// Writes one file with its owner and mode before it has its name, so that nothing secret is
@@ -294,7 +213,7 @@ fn number_of(root: &Path, table: &str, name: &str) -> Result<u32, Failure> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }
-    id_of(&read(root, table)?, name)
+    users::id_of(&users::read(root, table)?, name)
         .ok_or_else(|| Failure(format!("there is no `{name}` in /{table}")))
 }
 

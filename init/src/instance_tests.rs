@@ -42,17 +42,6 @@ fn file(path: &str, content: &str, when: When) -> WriteFile {
     }
 }
 
-fn user(name: &str) -> User {
-    User {
-        name: name.into(),
-        gecos: None,
-        uid: None,
-        groups: vec!["tty".into(), "ops".into()],
-        shell: Shell::Sh,
-        ssh_authorized_keys: Vec::new(),
-    }
-}
-
 #[test]
 fn first_boot_parts_run_once_for_each_instance() {
     let root = root();
@@ -157,29 +146,6 @@ fn appending_keeps_what_is_there() {
 }
 
 #[test]
-fn users_get_lines_and_groups() {
-    let root = root();
-    for name in ["ada", "bob"] {
-        add_user(root.path(), &user(name), Data::Missing).unwrap();
-    }
-    let text = |path| read(root.path(), path).unwrap();
-    assert!(text("etc/passwd").ends_with(
-        "ada:x:1000:1000::/var/home/ada:/bin/sh\nbob:x:1001:1001::/var/home/bob:/bin/sh\n"
-    ));
-    assert!(text("etc/shadow").ends_with("ada:*:::::::\nbob:*:::::::\n"));
-    assert_eq!(
-        text("etc/group"),
-        "root:x:0:\ntty:x:5:ada,bob\nada:x:1000:\nops:x:100:ada,bob\nbob:x:1001:\n"
-    );
-    let failure = add_user(root.path(), &user("ada"), Data::Missing).unwrap_err();
-    assert!(failure.0.contains("another"), "{failure}");
-    let mut third = user("cyd");
-    third.uid = Some(1001);
-    let failure = add_user(root.path(), &third, Data::Missing).unwrap_err();
-    assert!(failure.0.contains("1001"), "{failure}");
-}
-
-#[test]
 fn zone_and_authorities() {
     let root = root();
     zone(root.path(), Some("Europe/Berlin")).unwrap();
@@ -188,13 +154,16 @@ fn zone_and_authorities() {
         fs::read_link(root.path().join("etc/localtime")).unwrap(),
         Path::new("/usr/share/zoneinfo/Europe/Berlin")
     );
+    // Taken back: the image's own, which has no data here.
+    zone(root.path(), None).unwrap();
+    assert!(!root.path().join("etc/localtime").is_symlink());
     let mut wish = CaCerts {
         trusted: vec!["ONE".into()],
         remove_defaults: false,
     };
     authorities(root.path(), &wish).unwrap();
-    assert_eq!(read(root.path(), BUNDLE).unwrap(), "DEFAULTS\nONE\n");
+    assert_eq!(users::read(root.path(), BUNDLE).unwrap(), "DEFAULTS\nONE\n");
     wish.remove_defaults = true;
     authorities(root.path(), &wish).unwrap();
-    assert_eq!(read(root.path(), BUNDLE).unwrap(), "ONE\n");
+    assert_eq!(users::read(root.path(), BUNDLE).unwrap(), "ONE\n");
 }

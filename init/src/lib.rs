@@ -33,6 +33,7 @@ pub mod status;
 pub mod supervisor;
 pub mod sys;
 pub mod uevent;
+pub mod users;
 pub mod watchdog;
 
 /// Ends the life of a result whose failure changes nothing; a comment at the call says why.

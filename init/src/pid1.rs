@@ -17,7 +17,7 @@ use slipway_images::node::{self, Boot};
 use slipway_images::service::{Service, start_order};
 
 use crate::mailbox::{Event, Inbox, Mailbox, mailbox};
-use crate::net::News;
+use crate::net::{News, TimeServers};
 use crate::phase::{self, Context, Deadline, End, Failure};
 use crate::power::PowerButtons;
 use crate::reaper::Reaper;
@@ -54,6 +54,7 @@ pub const SEED_CHANGED: Signal = Signal::SIGHUP;
 struct Loop {
     mailbox: Mailbox,
     reaper: Reaper,
+    time_servers: TimeServers,
     deadline: Deadline,
     supervisor: Option<Supervisor>,
     conditions: Vec<String>,
@@ -102,6 +103,7 @@ pub fn main(deadline: Deadline) -> Result<std::convert::Infallible, Failure> {
     let reaper = Reaper::default();
 
     let mut root = Root::new(mailbox.clone(), reaper.clone());
+    let time_servers = root.time_servers();
     let (report, thread_deadline) = (mailbox.clone(), deadline.clone());
     std::thread::Builder::new()
         .name("boot".into())
@@ -116,6 +118,7 @@ pub fn main(deadline: Deadline) -> Result<std::convert::Infallible, Failure> {
     let mut main = Loop {
         mailbox,
         reaper,
+        time_servers,
         deadline,
         supervisor: None,
         conditions: Vec::new(),
@@ -270,15 +273,17 @@ impl Loop {
         }
     }
 
-    /// Opens or closes ssh. Not here in the main loop: a key may have to be made.
+    /// Takes its time servers, and opens or closes ssh. Not here in the main loop: a key may have to be made.
     fn follow_seed(&self) {
         if self.ending.is_some() {
             return;
         }
         let (mailbox, reaper) = (self.mailbox.clone(), self.reaper.clone());
-        let follow = move || match seed::in_force(Path::new("/"))
-            .and_then(|seed| ssh::open(&seed, &reaper, &mailbox))
-        {
+        let time_servers = self.time_servers.clone();
+        let follow = move || match seed::in_force(Path::new("/")).and_then(|seed| {
+            time_servers.choose(&seed.ntp);
+            ssh::open(&seed, &reaper, &mailbox)
+        }) {
             Ok(note) => say!("ssh: {note}"),
             Err(failure) => say!("ssh: {failure}"),
         };

@@ -103,6 +103,11 @@ impl Root {
         }
     }
 
+    /// What the clock is set by, also when another seed comes.
+    pub fn time_servers(&self) -> TimeServers {
+        self.time_servers.clone()
+    }
+
     fn modules(&mut self) -> Result<&mut Modules, Failure> {
         if self.modules.is_none() {
             self.modules = Some(Modules::of_running_kernel()?);
@@ -351,8 +356,10 @@ fn network(root: &mut Root) -> Outcome {
     if let Some(handle) = &root.network {
         return handle.change(network, hostname);
     }
+    let id = machine_id(root)?;
     let shared = Shared {
         hostname,
+        duid: Some(net::dhcp6::duid(&id)),
         resolv: Resolv::new("/etc/resolv.conf".into()),
         time_servers: root.time_servers.clone(),
     };
@@ -407,15 +414,18 @@ fn applied_seed(root: &mut Root) -> Outcome {
     }
 }
 
+/// Kept on the data partition, else for this boot only.
+fn machine_id(root: &Root) -> Result<String, Failure> {
+    node::machine_id(Path::new(match root.data_mounted {
+        true => node::MACHINE_ID_FILE,
+        false => "/run/slipway/machine-id",
+    }))
+}
+
 fn identity(root: &mut Root) -> Outcome {
     // From here on it is known for good: an applied seed has been read.
     (root.mailbox).send(Event::StatusPage(root.seed.console.status));
-    let id = if root.data_mounted {
-        node::machine_id(Path::new(node::MACHINE_ID_FILE))?
-    } else {
-        // For this boot only.
-        node::machine_id(Path::new("/run/slipway/machine-id"))?
-    };
+    let id = machine_id(root)?;
     fs::write("/etc/machine-id", format!("{id}\n")).context("/etc/machine-id")?;
     let name = root
         .seed
@@ -465,14 +475,15 @@ fn plausible_clock(root: &mut Root) -> Outcome {
 
 /// Has the clock set from the network, as the seed says.
 fn start_sntp(root: &mut Root) -> Outcome {
-    let ntp = root.seed.ntp.clone();
-    let own: Vec<String> = ntp.servers.into_iter().chain(ntp.pools).collect();
-    root.time_servers.choose(own, ntp.enabled);
-    if !ntp.enabled {
-        return Ok("not set from the network".into());
-    }
+    root.time_servers.choose(&root.seed.ntp);
+    let note = match root.seed.ntp.enabled {
+        true if root.sntp => "being set already",
+        true => "",
+        false => "not set from the network",
+    };
+    // Also where it isn't wanted: a seed that is applied may want it.
     if root.sntp {
-        return Ok("being set already".into());
+        return Ok(note.into());
     }
     let built = ImageInfo::read(Path::new(IMAGE_INFO_PATH))?.built;
     let (servers, online) = (root.time_servers.clone(), Arc::clone(&root.online));
@@ -484,7 +495,7 @@ fn start_sntp(root: &mut Root) -> Outcome {
             sntp::run(&servers, built, &online, || mailbox.send(Event::TimeSet));
         })?;
     root.sntp = true;
-    Ok(String::new())
+    Ok(note.into())
 }
 
 fn services(root: &mut Root) -> Outcome {

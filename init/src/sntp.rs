@@ -241,7 +241,11 @@ pub fn run(servers: &TimeServers, floor: i64, online: &AtomicBool, mut wake: imp
     let mut good = false;
     let mut told = false;
     loop {
-        if !online.load(Ordering::Acquire) || !servers.are_on() {
+        if !servers.are_on() {
+            servers.wait(POLL);
+            continue;
+        }
+        if !online.load(Ordering::Acquire) {
             std::thread::sleep(Duration::from_secs(1));
             continue;
         }
@@ -266,7 +270,7 @@ pub fn run(servers: &TimeServers, floor: i64, online: &AtomicBool, mut wake: imp
                 pause = if good { POLL } else { (pause * 2).min(POLL) };
             }
         }
-        std::thread::sleep(pause);
+        servers.wait(pause);
     }
 }
 

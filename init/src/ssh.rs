@@ -23,10 +23,10 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use slipway_images::seed::{Seed, Shell};
 use slipway_images::service::SSH_KEYS;
 
-use crate::instance::HOMES;
 use crate::mailbox::{Event, Mailbox};
 use crate::phase::{Context, Failure};
 use crate::reaper::Reaper;
+use crate::users::HOMES;
 use crate::{files, say};
 
 /// Directory of the host's key, below the root.

@@ -13,7 +13,7 @@ use crate::atomic;
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::flash::source::{digest_path, is_packed};
-use crate::progress::Progress;
+use crate::progress::{Progress, Whole};
 
 /// Put a seed into an image's boot partition, in place.
 #[derive(Debug, Clone, Args)]
@@ -49,7 +49,8 @@ impl fmt::Display for Embedded {
 /// Embeds, keeps others from reading the image, and leaves its new digest beside it.
 ///
 /// # Errors
-/// [`Kind::Input`] if the seed or the image is wrong; [`Kind::Io`].
+/// [`Kind::Input`] if the seed or the image is wrong; [`Kind::Io`]; [`Kind::Interrupted`],
+/// and the image is as it was.
 pub fn embed(args: &EmbedArgs, progress: &Progress) -> Result<Embedded> {
     let image = fs::canonicalize(&args.image).at("opening", &args.image)?;
     if !image.is_file() {
@@ -67,6 +68,9 @@ pub fn embed(args: &EmbedArgs, progress: &Progress) -> Result<Embedded> {
         )
         .hint("embed into the .img, or while flashing: slipway flash IMAGE DEVICE --seed DIR"));
     }
+    progress.check()?;
+    // From here on to the end: there would be a seed that the digest doesn't know of.
+    let _whole = Whole::begin();
     // The mode first: at no time does a secret lie there for others to read.
     restrict(&image, progress)?;
     volume::embed(&image, &files)?;

@@ -34,7 +34,8 @@ impl Files {
     /// with a warning.
     ///
     /// # Errors
-    /// [`Kind::Input`] if there is no user-data, or it is wrong; [`Kind::Io`].
+    /// [`Kind::Input`] if there is no user-data, or it is wrong; [`Kind::Io`];
+    /// [`Kind::Interrupted`].
     pub fn read(dir: &Path, progress: &Progress) -> Result<Self> {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(dir).at("reading", dir)? {
@@ -60,6 +61,7 @@ impl Files {
                 ));
             }
             files.insert(*known, fs::read(&path).at("reading", &path)?);
+            progress.check()?;
         }
         let loaded = load(dir)?;
         // Before anything is written: what a node would refuse goes nowhere.

@@ -43,7 +43,7 @@ impl fmt::Display for Made {
 /// Makes the image, which only its owner can read.
 ///
 /// # Errors
-/// [`Kind::Input`] if the seed is wrong; [`Kind::Io`].
+/// [`Kind::Input`] if the seed is wrong; [`Kind::Io`]; [`Kind::Interrupted`].
 pub fn iso(args: &IsoArgs, progress: &Progress) -> Result<Made> {
     let files = Files::read(&args.dir, progress)?;
     let out = match &args.out {
@@ -57,6 +57,7 @@ pub fn iso(args: &IsoArgs, progress: &Progress) -> Result<Made> {
         }
     };
     let image = iso9660::image(LABEL, files.iter())?;
+    progress.check()?;
     atomic::write(&out, &image, 0o600)?;
     Ok(Made {
         image: out,

@@ -31,7 +31,7 @@ use slipway_images::seed::{Document, HEADER, Role, Seed, SeedFiles, Token};
 use crate::atomic;
 use crate::digest::to_hex;
 use crate::error::{At as _, Error, Kind, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Whole};
 use crate::run::identity::BACKDATED;
 use crate::run::start::API_PORT;
 
@@ -383,6 +383,7 @@ fn vacant(dir: &Path) -> Result<()> {
 
 /// Writes everything into a directory beside `dir`, then renames that.
 fn write(dir: &Path, outputs: &[Output]) -> Result<()> {
+    let _whole = Whole::begin();
     let parent = match dir.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -11,6 +11,7 @@
 
 mod bmap;
 mod image;
+mod interrupt;
 mod loops;
 mod seed;
 mod write;

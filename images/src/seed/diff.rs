@@ -91,7 +91,9 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("node-api", Effect::Live),
     // ssh reads them with each login, containerd with each pull.
     ("ssh-authorized-keys", Effect::Live),
-    ("users[].ssh-authorized-keys", Effect::Live),
+    ("users", Effect::Live),
+    ("timezone", Effect::Live),
+    ("ntp", Effect::Live),
     ("registries", Effect::Live),
     ("cluster.name", Effect::Reset),
     ("cluster.role", Effect::Reset),
@@ -204,12 +206,9 @@ impl Seed {
         self.ssh_authorized_keys
             .clone_from(&new.ssh_authorized_keys);
         self.registries.clone_from(&new.registries);
-        for user in &mut self.users {
-            // Who is there no more has an account until the next boot, and no way in.
-            let same = new.users.iter().find(|other| other.name == user.name);
-            let keys = same.map(|other| other.ssh_authorized_keys.clone());
-            user.ssh_authorized_keys = keys.unwrap_or_default();
-        }
+        self.users.clone_from(&new.users);
+        self.timezone.clone_from(&new.timezone);
+        self.ntp.clone_from(&new.ntp);
     }
 }
 
@@ -270,7 +269,7 @@ mod tests {
                 "reset   cluster.pod-cidr: \"10.1.0.0/16\" -> \"10.2.0.0/16\"",
                 "reboot  cluster.token: changed",
                 "reset   hostname: \"a\" -> \"b\"",
-                "reboot  ntp.servers: [\"a.example\"] -> [\"b.example\"]",
+                "live    ntp.servers: [\"a.example\"] -> [\"b.example\"]",
             ]
         );
         assert_eq!(diff(&new, &new), []);
@@ -296,14 +295,14 @@ mod tests {
             key("b")
         ));
         let new = seed(&format!(
-            "timezone: Europe/Lisbon\nhostname: a\nusers:\n- {{name: ann, ssh_authorized_keys: [{}]}}\nslipway: {{registries: {{r.example: {{username: u, password: p}}}}}}\n",
+            "timezone: Europe/Lisbon\nntp: {{enabled: false}}\nfqdn: a.example\nhostname: a\nusers:\n- {{name: ann, ssh_authorized_keys: [{}]}}\nslipway: {{registries: {{r.example: {{username: u, password: p}}}}}}\n",
             key("n")
         ));
         let changes = diff(&old, &new);
         let of = |key: &str| changes.iter().find(|c| c.key == key).map(|c| c.effect);
         assert_eq!(of("ssh-authorized-keys"), Some(Effect::Live));
         assert_eq!(of("users[0].ssh-authorized-keys"), Some(Effect::Live));
-        assert_eq!(of("users[1]"), Some(Effect::Reboot));
+        assert_eq!(of("users[1]"), Some(Effect::Live));
         assert_eq!(of("registries.r.example"), Some(Effect::Live));
         let mut taken = old.clone();
         taken.take_live(&new);
@@ -313,9 +312,9 @@ mod tests {
             .collect();
         assert_eq!(left, []);
         assert_eq!(taken.users[0].ssh_authorized_keys, [key("n")]);
-        // Gone from the seed, so that its keys open nothing from now on.
-        assert_eq!(taken.users[1].ssh_authorized_keys, [""; 0]);
-        assert_eq!(taken.timezone, None);
+        assert_eq!((taken.users.len(), taken.ntp.enabled), (1, false));
+        assert_eq!(taken.timezone.as_deref(), Some("Europe/Lisbon"));
+        assert_eq!(taken.fqdn, None);
     }
 
     /// The tables name keys that there are, so that a renamed one doesn't fall out of them.

@@ -10,7 +10,7 @@ use slipway_images::node::api::{SeedDiff, SeedInForce};
 use slipway_images::seed::{Applied, Documents, Seed, diff as differences, effect_of, outside};
 use slipway_init::phase::{Context as _, Failure};
 use slipway_init::pid1::SEED_CHANGED;
-use slipway_init::{registries, ssh};
+use slipway_init::{instance, registries, ssh};
 
 use crate::answer::{Outcome, Refusal, json};
 use crate::identity::{Identity, read_seed};
@@ -133,7 +133,7 @@ fn store(app: &App, files: Documents, identity: Option<&Identity>) -> Result<(),
 }
 
 /// Follows what a running node can follow: the seed in force takes it over, and `init` opens
-/// or closes ssh by it.
+/// or closes ssh by it and sets the clock.
 fn follow(app: &App, seed: &Seed) -> Result<(), String> {
     // One after the other: each takes away what the last one brought.
     static TURN: Mutex<()> = Mutex::new(());
@@ -150,6 +150,8 @@ fn follow(app: &App, seed: &Seed) -> Result<(), String> {
     let done = [
         durable::write(paths.seed(), in_force.as_bytes(), 0o600).map_err(Failure::from),
         registries::write(paths.root(), &before.registries, &now.registries),
+        // Before their keys, which lie in their homes.
+        instance::follow(paths.root(), &before, &now),
         ssh::write_keys(paths.root(), &now),
         kill(Pid::from_raw(app.tuning.init), SEED_CHANGED).context("asking init"),
     ];

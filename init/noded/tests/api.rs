@@ -7,6 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
@@ -330,11 +331,25 @@ fn what_is_live_in_an_applied_seed_is_followed() {
         reply.json()
     };
     let keys = node.at("root/.ssh/authorized_keys");
+    for (table, line) in [
+        ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
+        ("etc/shadow", "root:*:::::::\n"),
+        ("etc/group", "root:x:0:\n"),
+    ] {
+        node.write(table, line);
+    }
+    // Only root may give a home away.
+    let uid = match fs::metadata(node.at("run")).unwrap().uid() {
+        0 => 4000,
+        own => own,
+    };
     let hosts = node.at("etc/containerd/certs.d/r.example/hosts.toml");
     let effect = apply(
         &node,
         json!({
-            "timezone": "Europe/Lisbon",
+            "fqdn": "node1.example",
+            "ntp": { "servers": ["time.example"] },
+            "users": [{ "name": "ann", "uid": uid, "ssh_authorized_keys": ["ssh-ed25519 BBBB"] }],
             "ssh_authorized_keys": ["ssh-ed25519 AAAA me"],
             "registries": { "r.example": { "username": "u", "password": "hunter33secret" } },
         }),
@@ -351,12 +366,18 @@ fn what_is_live_in_an_applied_seed_is_followed() {
     let in_force = fs::read_to_string(node.at("run/slipway/seed.json")).unwrap();
     let in_force: Value = serde_json::from_str(&in_force).unwrap();
     assert_eq!(in_force["ssh-authorized-keys"][0], "ssh-ed25519 AAAA me");
-    assert_eq!(in_force["timezone"], Value::Null);
+    assert_eq!(in_force["ntp"]["servers"][0], "time.example");
+    assert_eq!(in_force["fqdn"], Value::Null);
+    let passwd = || fs::read_to_string(node.at("etc/passwd")).unwrap();
+    assert!(passwd().contains(&format!("\nann:x:{uid}:{uid}::/var/home/ann:")));
+    let her_keys = fs::read_to_string(node.at("var/home/ann/.ssh/authorized_keys")).unwrap();
+    assert!(her_keys.contains("ssh-ed25519 BBBB"));
     // init is gone by now, and the keys are taken back all the same.
     let reply = node.ask(&owner.operator, "PUT", "/v1/seed", Some(&seed(json!({}))));
     assert_eq!(reply.status, 500);
     assert!(reply.text().contains("asking init"), "{}", reply.text());
     assert!(!keys.exists() && !hosts.exists());
+    assert!(!passwd().contains("ann"));
     assert!(node.at("var/lib/slipway/seed/applied.json").exists());
 }
 

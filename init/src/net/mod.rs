@@ -1,15 +1,18 @@
-//! The network: links up, addresses by DHCPv4, router advertisements or the seed, names.
+//! The network: links up, addresses by DHCP, router advertisements or the seed, names.
 //!
-//! Without a network-config every wired interface gets DHCP and router advertisements. With
-//! one, what it names is set up as it says, and the rest left alone.
+//! Without a network-config every wired interface gets DHCPv4 and router advertisements, and
+//! DHCPv6 where those ask for it. With one, what it names is set up as it says, and the rest
+//! left alone.
 //!
 //! One thread follows the kernel's events; each interface with DHCP has a client in a
 //! thread of its own. The boot does not wait for any of them.
 
 pub mod dhcp;
+pub mod dhcp6;
 pub mod netlink;
 pub mod resolv;
 pub mod rtnl;
+mod set_up;
 mod time_servers;
 pub mod wishes;
 
@@ -20,13 +23,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use slipway_images::seed::network::{Interface, Kind, Network, Route};
+use slipway_images::seed::network::{Interface, Kind, Network};
 
 use crate::phase::{Context, Failure, Outcome};
-use crate::{files, say};
+use crate::say;
 use dhcp::Order;
 use resolv::{Resolv, Source};
-use rtnl::{Event, Link, Made, Monitor, Rtnl};
+use rtnl::{Event, Link, Made, Monitor, RouterFlags, Rtnl};
 pub use time_servers::TimeServers;
 
 /// How long the interfaces that the seed names may take to appear before those that are
@@ -38,6 +41,8 @@ const NAMED_WAIT: Duration = Duration::from_secs(30);
 pub struct Shared {
     /// Sent to DHCP servers.
     pub hostname: Option<String>,
+    /// Who this machine is to DHCPv6 servers; without it none is asked.
+    pub duid: Option<Vec<u8>>,
     /// /etc/resolv.conf.
     pub resolv: Resolv,
     /// Servers of time.
@@ -81,7 +86,9 @@ struct Manager {
     named: BTreeMap<String, Vec<u32>>,
     /// When interfaces that the seed doesn't name are used after all.
     fall_back: Option<Instant>,
-    clients: HashMap<u32, dhcp::Client>,
+    clients: HashMap<u32, Vec<dhcp::Client>>,
+    /// What routers said last; kept when the network is changed, as the kernel keeps it.
+    routers: HashMap<u32, RouterFlags>,
     tell: Tell,
 }
 
@@ -115,6 +122,7 @@ pub fn start(
         addresses: Vec::new(),
         named: BTreeMap::new(),
         clients: HashMap::new(),
+        routers: HashMap::new(),
         tell: Box::new(tell),
     };
     for link in links {
@@ -194,7 +202,7 @@ fn is_global(address: &IpAddr) -> bool {
 
 impl Manager {
     fn change(&mut self, network: Network, hostname: Option<String>) -> Outcome {
-        for (_, client) in std::mem::take(&mut self.clients) {
+        for client in std::mem::take(&mut self.clients).into_values().flatten() {
             client.release();
         }
         for (index, link) in std::mem::take(&mut self.links) {
@@ -204,12 +212,13 @@ impl Manager {
             }
             let gone = [
                 Source::Dhcp(link.name.clone()),
+                Source::Dhcp6(link.name.clone()),
                 Source::Router(link.name.clone()),
             ];
             for source in gone {
+                self.shared.time_servers.set(source.clone(), Vec::new());
                 self.shared.resolv.set(source, Vec::new(), Vec::new());
             }
-            self.shared.time_servers.set(&link.name, Vec::new());
             // At once: who waits for a network must not take the old one for it.
             let (gone, rest) = std::mem::take(&mut self.addresses)
                 .into_iter()
@@ -239,9 +248,9 @@ impl Manager {
             Event::Link(link) => self.link(link),
             Event::LinkGone(index) => {
                 self.links.remove(&index);
-                if let Some(client) = self.clients.remove(&index) {
-                    client.tell(Order::Stop);
-                }
+                self.routers.remove(&index);
+                self.tell_clients(index, Order::Stop);
+                self.clients.remove(&index);
             }
             Event::Address(index, address, prefix) => {
                 if let Some(link) = self.links.get(&index)
@@ -265,6 +274,12 @@ impl Manager {
                 {
                     let interface = link.name.clone();
                     (self.tell)(News::AddressGone { interface, address });
+                }
+            }
+            Event::Routers(index, flags) => {
+                let is_ours = self.links.contains_key(&index);
+                if is_ours && self.routers.insert(index, flags) != Some(flags) {
+                    self.tell_clients(index, Order::Routers(flags));
                 }
             }
             Event::Dns(index, servers, lifetime) => {
@@ -298,7 +313,13 @@ impl Manager {
         };
         let before = self.links.insert(link.index, link.clone());
         let changed = before.is_none_or(|b| (b.carrier && b.up) != (link.carrier && link.up));
-        if let (true, Some(client)) = (changed, self.clients.get(&link.index)) {
+        if changed {
+            self.tell_clients(link.index, order);
+        }
+    }
+
+    fn tell_clients(&self, index: u32, order: Order) {
+        for client in self.clients.get(&index).into_iter().flatten() {
             client.tell(order);
         }
     }
@@ -464,74 +485,6 @@ impl Manager {
             );
             self.set_up(&link, &by_itself(&link.name));
         }
-    }
-
-    /// Addresses, routes, names, and the client for DHCP.
-    fn set_up(&mut self, link: &Link, wish: &Interface) {
-        let name = &link.name;
-        // 2: take router advertisements although the node forwards for its pods.
-        let value = if wish.accept_ra == Some(false) {
-            "0"
-        } else {
-            "2"
-        };
-        let accept = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
-        if Path::new(&accept).exists()
-            && let Err(error) = files::write_existing(&accept, value)
-        {
-            say!("{name}: accept_ra: {error}");
-        }
-        if let Err(error) = self.configure(link, wish) {
-            say!("{name}: {error}");
-        }
-        if wish.dhcp6 {
-            say!("{name}: dhcp6: addresses come by router advertisements only");
-        }
-        if let (true, Some(mac)) = (wish.dhcp4, link.mac) {
-            let interface = dhcp::Interface {
-                index: link.index,
-                name: name.clone(),
-                mac,
-            };
-            match dhcp::start(interface, self.shared.clone(), wish.dhcp4_overrides.clone()) {
-                Ok(client) => drop(self.clients.insert(link.index, client)),
-                Err(error) => say!("{name}: no DHCP: {error}"),
-            }
-        }
-    }
-
-    fn configure(&mut self, link: &Link, wish: &Interface) -> Result<(), Failure> {
-        if let Some(mtu) = wish.mtu {
-            self.rtnl
-                .set_mtu(link.index, mtu)
-                .context(format_args!("MTU {mtu}"))?;
-        }
-        self.rtnl.set_up(link.index).context("setting it up")?;
-        for own in &wish.addresses {
-            self.rtnl
-                .add_address(link.index, own.address, own.prefix, None)
-                .context(format_args!("address {own}"))?;
-        }
-        for route in &wish.routes {
-            self.add_route(link, route)
-                .context(format_args!("route to {}", route.to))?;
-        }
-        let source = Source::Static(link.name.clone());
-        self.shared
-            .resolv
-            .set(source, wish.nameservers.clone(), wish.search.clone());
-        Ok(())
-    }
-
-    fn add_route(&mut self, link: &Link, route: &Route) -> io::Result<()> {
-        let metric = route.metric.unwrap_or(100 + link.index);
-        if let (true, Some(via)) = (route.on_link, route.via) {
-            let width = if via.is_ipv4() { 32 } else { 128 };
-            self.rtnl
-                .add_route(link.index, (via, width), None, metric)?;
-        }
-        let to = (route.to.address(), route.to.prefix());
-        self.rtnl.add_route(link.index, to, route.via, metric)
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Source {
     Static(String),
     /// DHCPv4 on this interface.
     Dhcp(String),
+    /// DHCPv6 on this interface.
+    Dhcp6(String),
     /// Router advertisements on this interface.
     Router(String),
 }

@@ -12,8 +12,9 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::netlink::{self, Builder, attributes, messages, u16_at, u32_at};
 
-/// Groups of events: RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_ND_USEROPT.
-const GROUPS: [u32; 4] = [1, 5, 9, 20];
+/// Groups of events: RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR,
+/// RTNLGRP_IPV6_IFINFO, RTNLGRP_ND_USEROPT.
+const GROUPS: [u32; 5] = [1, 5, 9, 12, 20];
 
 // Types of messages (linux/netlink.h, linux/rtnetlink.h).
 const NLMSG_ERROR: u16 = 2;
@@ -42,10 +43,12 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VLAN_ID: u16 = 1;
+const IFLA_INET6_FLAGS: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -54,6 +57,12 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+
+// Flags of addresses and of interfaces' IPv6 (linux/if_addr.h, include/net/if_inet6.h).
+const IFA_F_DADFAILED: u8 = 0x08;
+const IFA_F_TENTATIVE: u8 = 0x40;
+const IF_RA_MANAGED: u32 = 0x40;
+const IF_RA_OTHERCONF: u32 = 0x80;
 
 // Lengths of the fixed parts.
 const IFINFO: usize = 16;
@@ -98,6 +107,15 @@ pub enum Made {
     },
 }
 
+/// What a router advertisement says about DHCPv6 (RFC 4861, section 4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RouterFlags {
+    /// It gives addresses (M).
+    pub managed: bool,
+    /// It gives other settings (O).
+    pub other: bool,
+}
+
 /// What the kernel says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -109,6 +127,8 @@ pub enum Event {
     Address(u32, IpAddr, u8),
     /// An address is gone.
     AddressGone(u32, IpAddr),
+    /// What the last router advertisement says about DHCPv6; by index.
+    Routers(u32, RouterFlags),
     /// DNS servers of a router advertisement (RFC 8106): index, servers, seconds.
     Dns(u32, Vec<IpAddr>, u32),
 }
@@ -275,6 +295,20 @@ impl Rtnl {
         prefix: u8,
         lifetime: Option<Duration>,
     ) -> io::Result<()> {
+        self.add_address_for(index, address, prefix, (lifetime, lifetime))
+    }
+
+    /// The same, with a preferred and a valid lifetime; `None` is for ever.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn add_address_for(
+        &mut self,
+        index: u32,
+        address: IpAddr,
+        prefix: u8,
+        (preferred, valid): (Option<Duration>, Option<Duration>),
+    ) -> io::Result<()> {
         let fixed = address_header(index, address, prefix);
         let mut message = self
             .begin(RTM_NEWADDR, ACK | CREATE | REPLACE, &fixed)
@@ -285,12 +319,13 @@ impl Rtnl {
             let all = Ipv4Addr::from(u32::from(v4) | host);
             message = message.address(IFA_BROADCAST, all.into());
         }
-        if let Some(lifetime) = lifetime {
+        if valid.is_some() || preferred.is_some() {
             // struct ifa_cacheinfo: preferred, valid, created, updated.
-            let seconds = u32::try_from(lifetime.as_secs())
-                .unwrap_or(u32::MAX)
-                .to_ne_bytes();
-            let info = [seconds, seconds, [0; 4], [0; 4]];
+            let seconds = |time: Option<Duration>| {
+                let seconds = time.and_then(|time| u32::try_from(time.as_secs()).ok());
+                seconds.unwrap_or(u32::MAX).to_ne_bytes()
+            };
+            let info = [seconds(preferred), seconds(valid), [0; 4], [0; 4]];
             message = message.attribute(IFA_CACHEINFO, info.as_flattened());
         }
         self.change(message)
@@ -442,11 +477,16 @@ pub fn parse(bytes: &[u8]) -> Vec<Event> {
 fn parse_one(message: netlink::Message<'_>) -> Option<Event> {
     let body = message.body;
     match message.kind {
+        RTM_NEWLINK if body.first() == Some(&(libc::AF_INET6 as u8)) => routers_of(body),
         RTM_NEWLINK => link_of(body).map(Event::Link),
         // A bridge that loses a port says so with the port's index, in its own family.
         RTM_DELLINK if body.first() == Some(&0) => u32_at(body, 4).map(Event::LinkGone),
         RTM_NEWADDR => {
-            let prefix = *body.get(1)?;
+            let (prefix, flags) = (*body.get(1)?, *body.get(2)?);
+            // Another machine may have it; it is told again when that isn't so.
+            if flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) != 0 {
+                return None;
+            }
             Some(Event::Address(u32_at(body, 4)?, address_of(body)?, prefix))
         }
         RTM_DELADDR => Some(Event::AddressGone(u32_at(body, 4)?, address_of(body)?)),
@@ -461,6 +501,20 @@ fn address_of(body: &[u8]) -> Option<IpAddr> {
     get(IFA_LOCAL)
         .or(get(IFA_ADDRESS))
         .and_then(netlink::address)
+}
+
+/// What an interface's IPv6 knows of its routers.
+fn routers_of(body: &[u8]) -> Option<Event> {
+    let of_family = attributes(body, IFINFO);
+    let (_, inside) = of_family.iter().find(|(k, _)| *k == IFLA_PROTINFO)?;
+    let inside = attributes(inside, 0);
+    let (_, flags) = inside.iter().find(|(k, _)| *k == IFLA_INET6_FLAGS)?;
+    let flags = u32_at(flags, 0)?;
+    let said = RouterFlags {
+        managed: flags & IF_RA_MANAGED != 0,
+        other: flags & IF_RA_OTHERCONF != 0,
+    };
+    Some(Event::Routers(u32_at(body, 4)?, said))
 }
 
 /// `struct nduseroptmsg` (linux/rtnetlink.h): family 1, pad 1, length of options 2, ifindex 4,

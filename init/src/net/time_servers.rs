@@ -1,28 +1,50 @@
 //! Which servers of time there are, and whether they are to be asked.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// Servers of time: those of the seed, else what the networks name, by interface.
+use slipway_images::seed::Ntp;
+
+use super::resolv::Source;
+
+/// Servers of time: those of the seed, else what the networks name.
 #[derive(Debug, Clone, Default)]
-pub struct TimeServers(Arc<Mutex<Named>>);
+pub struct TimeServers(Arc<(Mutex<Named>, Condvar)>);
 
 #[derive(Debug, Default)]
 struct Named {
     off: bool,
     chosen: Vec<String>,
-    by_interface: BTreeMap<String, Vec<String>>,
+    /// How often these two have been changed.
+    changes: u64,
+    by_network: BTreeMap<Source, Vec<String>>,
 }
 
 impl TimeServers {
     fn lock(&self) -> MutexGuard<'_, Named> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes these, if there are any, whatever networks name; if `on` at all.
-    pub fn choose(&self, servers: Vec<String>, on: bool) {
+    /// Takes the seed's, if there are any, whatever networks name; if it wants any at all.
+    /// Who waits is woken when that is a change.
+    pub fn choose(&self, ntp: &Ntp) {
+        let servers: Vec<String> = ntp.servers.iter().chain(&ntp.pools).cloned().collect();
         let mut named = self.lock();
-        (named.chosen, named.off) = (servers, !on);
+        if (&named.chosen, named.off) != (&servers, !ntp.enabled) {
+            (named.chosen, named.off) = (servers, !ntp.enabled);
+            named.changes += 1;
+            self.0.1.notify_all();
+        }
+    }
+
+    /// Waits so long, or until others are chosen.
+    pub fn wait(&self, time: Duration) {
+        let named = self.lock();
+        let seen = named.changes;
+        let unchanged = |named: &mut Named| named.changes == seen;
+        // What is behind the lock is looked at again in any case.
+        drop(self.0.1.wait_timeout_while(named, time, unchanged));
     }
 
     /// Whether the clock is to be set by them.
@@ -30,11 +52,9 @@ impl TimeServers {
         !self.lock().off
     }
 
-    /// Says what an interface's network names.
-    pub fn set(&self, interface: &str, servers: Vec<String>) {
-        self.lock()
-            .by_interface
-            .insert(interface.to_owned(), servers);
+    /// Says what a network names.
+    pub fn set(&self, source: Source, servers: Vec<String>) {
+        self.lock().by_network.insert(source, servers);
     }
 
     /// All that are to be asked.
@@ -42,7 +62,7 @@ impl TimeServers {
         let named = self.lock();
         match named.chosen.is_empty() {
             false => named.chosen.clone(),
-            true => named.by_interface.values().flatten().cloned().collect(),
+            true => named.by_network.values().flatten().cloned().collect(),
         }
     }
 }

@@ -17,21 +17,23 @@ use slipway_images::seed::network::Overrides;
 
 use super::Shared;
 use super::resolv::Source;
-use super::rtnl::Rtnl;
+use super::rtnl::{RouterFlags, Rtnl};
 use crate::{say, sys};
 use machine::{Action, Lease, Machine};
 use packet::{CLIENT_PORT, Reply, SERVER_PORT, broadcast_packet, payload};
 
 /// How long a wait for a packet lasts before the orders are looked at.
-const LISTEN: Duration = Duration::from_millis(250);
+pub const LISTEN: Duration = Duration::from_millis(250);
 
-/// What the client is told.
+/// What a client is told, of DHCPv4 or DHCPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// The link has come up.
     LinkUp,
     /// The link is down.
     LinkDown,
+    /// What routers say about DHCPv6.
+    Routers(RouterFlags),
     /// The interface is gone.
     Stop,
     /// The interface is to be used otherwise: its address is taken away.
@@ -45,6 +47,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// One that takes orders in a thread of its own.
+    pub fn new(orders: Sender<Order>, thread: JoinHandle<()>) -> Self {
+        Self { orders, thread }
+    }
+
     /// Tells it something.
     pub fn tell(&self, order: Order) {
         // It may have ended; the interface is then going, too.
@@ -107,7 +114,7 @@ pub fn start(interface: Interface, shared: Shared, overrides: Overrides) -> io::
         .name(format!("dhcp {}", client.interface.name))
         .stack_size(256 << 10)
         .spawn(move || client.run(&receiver))?;
-    Ok(Client { orders, thread })
+    Ok(Client::new(orders, thread))
 }
 
 impl Worker {
@@ -150,7 +157,7 @@ impl Worker {
                     self.perform(gone.into_iter().collect());
                     return;
                 }
-                None => Vec::new(),
+                Some(Order::Routers(_)) | None => Vec::new(),
             };
             actions.extend(self.machine.timer(now));
             self.perform(actions);
@@ -294,10 +301,10 @@ impl Worker {
         let search = reply.domain.clone().filter(|_| take.use_domains);
         let search = search.into_iter().collect();
         let source = Source::Dhcp(self.interface.name.clone());
-        self.shared.resolv.set(source, dns, search);
+        self.shared.resolv.set(source.clone(), dns, search);
         let servers = reply.ntp.iter().filter(|_| take.use_ntp);
         let servers = servers.map(ToString::to_string).collect();
-        self.shared.time_servers.set(&self.interface.name, servers);
+        self.shared.time_servers.set(source, servers);
         Ok(())
     }
 

@@ -1,0 +1,100 @@
+//! What one interface gets: addresses, routes, names, and clients for DHCP.
+
+use std::io;
+use std::path::Path;
+
+use slipway_images::seed::network::{Interface, Route};
+
+use super::resolv::Source;
+use super::rtnl::Link;
+use super::{Manager, dhcp, dhcp6, wishes};
+use crate::phase::{Context, Failure};
+use crate::{files, say};
+
+impl Manager {
+    /// Does all of it.
+    pub(super) fn set_up(&mut self, link: &Link, wish: &Interface) {
+        let name = &link.name;
+        // 2: take router advertisements although the node forwards for its pods.
+        let value = if wish.accept_ra == Some(false) {
+            "0"
+        } else {
+            "2"
+        };
+        let accept = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+        if Path::new(&accept).exists()
+            && let Err(error) = files::write_existing(&accept, value)
+        {
+            say!("{name}: accept_ra: {error}");
+        }
+        if let Err(error) = self.configure(link, wish) {
+            say!("{name}: {error}");
+        }
+        if let Some(mac) = link.mac {
+            let interface = dhcp::Interface {
+                index: link.index,
+                name: name.clone(),
+                mac,
+            };
+            self.start_clients(&interface, wish);
+        }
+    }
+
+    fn start_clients(&mut self, interface: &dhcp::Interface, wish: &Interface) {
+        let (name, shared) = (&interface.name, &self.shared);
+        let mut clients = Vec::new();
+        if wish.dhcp4 {
+            let overrides = wish.dhcp4_overrides.clone();
+            match dhcp::start(interface.clone(), shared.clone(), overrides) {
+                Ok(client) => clients.push(client),
+                Err(error) => say!("{name}: no DHCP: {error}"),
+            }
+        }
+        // What is part of a bond or bridge has no addresses of its own, unless asked for.
+        if wishes::master_of(&self.network, &wish.id).is_some() && !wish.dhcp6 {
+            self.clients.insert(interface.index, clients);
+            return;
+        }
+        let routers = self.routers.get(&interface.index).copied();
+        let routers = routers.unwrap_or_default();
+        match dhcp6::start(interface.clone(), shared.clone(), wish, routers) {
+            Ok(client) => clients.extend(client),
+            Err(error) => say!("{name}: no DHCPv6: {error}"),
+        }
+        self.clients.insert(interface.index, clients);
+    }
+
+    fn configure(&mut self, link: &Link, wish: &Interface) -> Result<(), Failure> {
+        if let Some(mtu) = wish.mtu {
+            self.rtnl
+                .set_mtu(link.index, mtu)
+                .context(format_args!("MTU {mtu}"))?;
+        }
+        self.rtnl.set_up(link.index).context("setting it up")?;
+        for own in &wish.addresses {
+            self.rtnl
+                .add_address(link.index, own.address, own.prefix, None)
+                .context(format_args!("address {own}"))?;
+        }
+        for route in &wish.routes {
+            self.add_route(link, route)
+                .context(format_args!("route to {}", route.to))?;
+        }
+        let source = Source::Static(link.name.clone());
+        self.shared
+            .resolv
+            .set(source, wish.nameservers.clone(), wish.search.clone());
+        Ok(())
+    }
+
+    fn add_route(&mut self, link: &Link, route: &Route) -> io::Result<()> {
+        let metric = route.metric.unwrap_or(100 + link.index);
+        if let (true, Some(via)) = (route.on_link, route.via) {
+            let width = if via.is_ipv4() { 32 } else { 128 };
+            self.rtnl
+                .add_route(link.index, (via, width), None, metric)?;
+        }
+        let to = (route.to.address(), route.to.prefix());
+        self.rtnl.add_route(link.index, to, route.via, metric)
+    }
+}
