@@ -24,7 +24,7 @@ use super::loader;
 use super::machine::{Version, flashed, on, runs, update};
 
 /// States in CI.
-const SAMPLE: usize = 160;
+const SAMPLE: usize = 120;
 /// Of how many states one is gone on from.
 const GO_ON: usize = 16;
 
