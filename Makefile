@@ -1,7 +1,7 @@
 # The two commands of the README, and what they are made of.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test check bench
+.PHONY: help setup build run test test-power check bench
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ run: setup ## build the image and boot it in QEMU to a Ready node (ONCE=1: then 
 test: ## set up, then every check and test that CI runs
 	@ci/setup test
 	@ci/test
+
+test-power: ## cut the power 1,500 times while slots are updated, and judge what is left
+	@ci/setup test
+	@SLIPWAY_CUTS=1500 cargo test --quiet --locked -p slipway-images --test slot power:: -- --nocapture
 
 check: ## formatting and lints only
 	@ci/check

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use slipway_images::info::ImageInfo;
 use slipway_images::layout::{self, Slot, Table, derive_uuid};
+use slipway_images::slot::{DIRECTORY, RECORD_FILE, RECORD_SIZE, shipped_name};
 
 use crate::atomic;
 use crate::board::Board;
@@ -134,7 +135,7 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
         progress,
     )?;
     let uki = unified_kernel(&board, &root, &identity, lock.epoch)?;
-    let esp = boot_partition(&root, &identity, uki)?;
+    let esp = boot_partition(&root, uki)?;
 
     let names = Names::new(&request.out, &board.name);
     let written = write_image(
@@ -334,7 +335,7 @@ fn unified_kernel(board: &Board, root: &Root, identity: &Identity, epoch: i64) -
         linux: &root.boot.kernel,
         initrd: &initrd,
         cmdline: &words.join(" "),
-        os_release: &root.boot.os_release,
+        os_release: &uki::without_version(&root.boot.os_release),
         uname: &root.boot.release,
     })
 }
@@ -343,20 +344,17 @@ fn unified_kernel(board: &Board, root: &Root, identity: &Identity, epoch: i64) -
 /// the image.
 const INITRD_LEVEL: i32 = 12;
 
-fn boot_partition(root: &Root, identity: &Identity, uki: Vec<u8>) -> Result<Tree> {
+fn boot_partition(root: &Root, uki: Vec<u8>) -> Result<Tree> {
     let mut esp = Tree::new();
     esp.file("EFI/BOOT/BOOTX64.EFI", 0o644, root.boot.loader.to_vec())?;
-    esp.file(
-        &format!("EFI/Linux/slipway-{}.efi", identity.version),
-        0o644,
-        uki,
-    )?;
+    esp.file(&format!("{DIRECTORY}/{}", shipped_name()), 0o644, uki)?;
+    esp.file(RECORD_FILE, 0o644, vec![0; RECORD_SIZE as usize])?;
     esp.file("loader/loader.conf", 0o644, LOADER_CONF)?;
     Ok(esp)
 }
 
 /// systemd-boot's settings (loader.conf(5)): no menu unless a key is held, no
-/// editing of the command line, and the newest image that is not used up.
+/// editing of the command line, and the slot that was staged last and isn't used up.
 const LOADER_CONF: &str = "timeout 0\neditor no\nconsole-mode keep\nauto-firmware no\n";
 
 struct Written {

@@ -16,6 +16,7 @@ use std::fmt;
 use std::io;
 use std::ops::Not;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::{Builder, Uuid};
 
@@ -132,7 +133,9 @@ impl Sectors {
 
 /// One of the two places a system version can be in. One is running, or about to
 /// be; the other takes the next update.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
 pub enum Slot {
     /// The one a shipped image fills.
     A,
@@ -148,6 +151,19 @@ impl Slot {
             Self::B => "root-b",
         }
     }
+
+    /// Its letter, as in names of files.
+    pub const fn letter(self) -> char {
+        match self {
+            Self::A => 'a',
+            Self::B => 'b',
+        }
+    }
+
+    /// The slot whose root partition has this name.
+    pub fn of_root(name: &str) -> Option<Self> {
+        [Self::A, Self::B].into_iter().find(|s| s.root() == name)
+    }
 }
 
 impl Not for Slot {
@@ -162,10 +178,7 @@ impl Not for Slot {
 
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::A => "a",
-            Self::B => "b",
-        })
+        write!(f, "{}", self.letter())
     }
 }
 

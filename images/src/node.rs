@@ -4,6 +4,7 @@
 //! | file | written by | holds |
 //! |---|---|---|
 //! | `/run/slipway/status.json` | `init`, replaced whole with each change | [`Boot`] |
+//! | `/run/slipway/slots.json` | `init`, and `noded` when it has staged a slot, replaced whole | [`crate::slot::SlotsStatus`] |
 //! | `/run/slipway/node-api.json` | `noded`, replaced whole | [`ApiInfo`] |
 //! | `/run/slipway/events.jsonl`, `.1` | `init`, and `noded` for what it is asked to do | one [`Event`] a line, at most 512 KiB a file |
 //!

@@ -33,6 +33,8 @@ pub enum Event {
         /// Whether `/var` is there; without it only those that need none of it.
         data: bool,
     },
+    /// The slot that runs was on trial and has failed; why.
+    TrialFailed(String),
     /// The phases are through.
     Booted(End),
 }

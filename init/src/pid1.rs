@@ -24,6 +24,7 @@ use crate::reaper::Reaper;
 use crate::report::Reporter;
 use crate::root::{PHASES, Root};
 use crate::shutdown::{self, Kind};
+use crate::slots::Keeper;
 use crate::status::StatusPage;
 use crate::supervisor::{Paths, Supervisor};
 use crate::watchdog::Watchdog;
@@ -37,6 +38,8 @@ const SERVICES: &str = "/usr/lib/slipway/services";
 const REBOOT_PAUSE: Duration = Duration::from_secs(30);
 /// Longest time for all services to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(180);
+/// For the slots when a phase hangs, perhaps because of the disk that they are on.
+const HUNG_PATIENCE: Duration = Duration::from_secs(5);
 const SAVE_CLOCK_EVERY: Duration = Duration::from_secs(3600);
 
 /// Signals and what they ask for: those of `reboot`, `poweroff` and `halt`, which are
@@ -62,6 +65,9 @@ struct Loop {
     watchdog: Option<Watchdog>,
     buttons: PowerButtons,
     ending: Option<(Kind, Instant)>,
+    /// Why the machine ends, if something has failed.
+    failure: Option<String>,
+    slots: Keeper,
     reboot_at: Option<Instant>,
     clock_saved: Instant,
     booted: bool,
@@ -102,7 +108,8 @@ pub fn main(deadline: Deadline) -> Result<std::convert::Infallible, Failure> {
     let (mailbox, inbox) = mailbox().context("eventfd")?;
     let reaper = Reaper::default();
 
-    let mut root = Root::new(mailbox.clone(), reaper.clone());
+    let slots = Keeper::default();
+    let mut root = Root::new(mailbox.clone(), reaper.clone(), slots.clone());
     let time_servers = root.time_servers();
     let (report, thread_deadline) = (mailbox.clone(), deadline.clone());
     std::thread::Builder::new()
@@ -126,6 +133,8 @@ pub fn main(deadline: Deadline) -> Result<std::convert::Infallible, Failure> {
         watchdog: None,
         buttons: PowerButtons::default(),
         ending: None,
+        failure: None,
+        slots,
         reboot_at: None,
         clock_saved: Instant::now(),
         booted: false,
@@ -249,6 +258,11 @@ impl Loop {
                 Some(known) => *known = phase,
                 None => self.phases.push(phase),
             },
+            Event::TrialFailed(why) => {
+                say!("this version has failed its trial: {why}");
+                self.failure = Some(why);
+                self.end(Kind::Reboot, "a failed trial");
+            }
             Event::Booted(End::Done { failed }) => {
                 self.booted = true;
                 self.degraded = failed.iter().map(|name| (*name).to_owned()).collect();
@@ -259,6 +273,7 @@ impl Loop {
             Event::Booted(End::Reboot { phase }) => {
                 self.booted = true;
                 say!("{phase} failed: rebooting in {} s", REBOOT_PAUSE.as_secs());
+                self.failure = Some(format!("{phase} failed"));
                 self.reboot_at = Some(Instant::now() + REBOOT_PAUSE);
             }
         }
@@ -370,6 +385,8 @@ impl Loop {
         }
         if let Some(phase) = self.deadline.passed() {
             say!("{phase} has hung past its deadline: rebooting");
+            let why = format!("{phase} has hung past its deadline");
+            self.slots.leave_within(why, HUNG_PATIENCE);
             shutdown::at_once(Kind::Reboot);
         }
         if let Some(supervisor) = &mut self.supervisor {
@@ -385,12 +402,17 @@ impl Loop {
             self.reboot_at = None;
             self.end(Kind::Reboot, "a failed phase");
         }
+        if self.slots.is_overdue() && self.ending.is_none() {
+            self.failure = Some("its gate has hung".into());
+            self.end(Kind::Reboot, "a trial that nobody settled");
+        }
         if let Some((kind, until)) = self.ending {
             let stopped = self.supervisor.as_ref().is_none_or(Supervisor::is_stopped);
             if stopped || now >= until {
                 // Closes the pipes and with them the log files.
                 self.supervisor = None;
-                shutdown::finish(kind, &self.reaper, self.watchdog.take());
+                let leave = || self.slots.leave(self.failure.as_deref());
+                shutdown::finish(kind, &self.reaper, self.watchdog.take(), leave);
             }
         }
     }

@@ -21,8 +21,9 @@ use crate::phase::{Context, Failure, Outcome, Phase};
 use crate::reaper::Reaper;
 use crate::seed::remote::{self, Fetcher};
 use crate::seed::{Names, Source, Words};
+use crate::slots::Keeper;
 use crate::uevent::{Plugged, UeventSocket, modaliases};
-use crate::{clock, data, instance, mounts, node, registries, say, seed, sntp, ssh, sys};
+use crate::{clock, data, gate, instance, mounts, node, registries, say, seed, sntp, ssh, sys};
 
 /// What the phases share.
 pub struct Root {
@@ -30,6 +31,8 @@ pub struct Root {
     pub mailbox: Mailbox,
     /// For tools that phases run.
     pub reaper: Reaper,
+    /// For the slots.
+    pub slots: Keeper,
     boot: Boot,
     modules: Option<Modules>,
     /// What a seed can't change.
@@ -55,6 +58,10 @@ pub const PHASES: &[Phase<Root>] = &[
         // Only now: a mount below a shared one cannot be moved.
         mounts::share_root()?;
         note
+    }),
+    // Early: from here on a power cut costs a slot on trial nothing.
+    Phase::new("slots", |root| {
+        root.slots.arrive(Path::new("/"), root.boot.boot.as_deref())
     }),
     Phase::new("drivers", drivers),
     Phase::new("modules", preload),
@@ -82,14 +89,25 @@ pub const PHASES: &[Phase<Root>] = &[
     Phase::new("ssh", ssh_keys),
     Phase::new("time", start_sntp),
     Phase::new("services", services),
+    Phase::new("trial", |root| {
+        let (slots, reaper) = (root.slots.clone(), root.reaper.clone());
+        gate::watch(
+            "/".into(),
+            slots,
+            &root.seed.update,
+            root.mailbox.clone(),
+            reaper,
+        )
+    }),
 ];
 
 impl Root {
     /// For a boot that has just begun.
-    pub fn new(mailbox: Mailbox, reaper: Reaper) -> Self {
+    pub fn new(mailbox: Mailbox, reaper: Reaper, slots: Keeper) -> Self {
         Self {
             mailbox,
             reaper,
+            slots,
             boot: Boot::default(),
             modules: None,
             names: Names::default(),

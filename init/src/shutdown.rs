@@ -61,8 +61,9 @@ pub fn at_once(kind: Kind) -> ! {
     }
 }
 
-/// Ends the machine in order. The services have been stopped.
-pub fn finish(kind: Kind, reaper: &Reaper, watchdog: Option<Watchdog>) -> ! {
+/// Ends the machine in order. The services have been stopped; `leave` is done when nobody is
+/// left who could write to the boot partition.
+pub fn finish(kind: Kind, reaper: &Reaper, watchdog: Option<Watchdog>, leave: impl FnOnce()) -> ! {
     let guard = std::thread::Builder::new()
         .name("shutdown guard".into())
         .spawn(move || {
@@ -75,6 +76,7 @@ pub fn finish(kind: Kind, reaper: &Reaper, watchdog: Option<Watchdog>) -> ! {
         say!("shutdown: no guard: {error}");
     }
     kill_everything(reaper);
+    leave();
     if is_mounted(Path::new("/var")) {
         for saved in [
             clock::save(Path::new(clock::CLOCK_FILE)),

@@ -68,6 +68,19 @@ const PAGE: u32 = 4096;
 
 const SECTION_ENTRY: usize = 40;
 
+/// The text of `os-release` as a UKI in a slot has it: without a version. systemd-boot would
+/// sort by that before it looks at names, and they say which slot is to be tried first. The
+/// menu's title comes from `PRETTY_NAME`, which tells the version all the same.
+#[must_use]
+pub fn without_version(os_release: &str) -> String {
+    let keys = ["IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"];
+    let kept = os_release.lines().filter(|line| {
+        let key = line.split_once('=').map_or("", |(key, _)| key.trim());
+        !keys.contains(&key)
+    });
+    kept.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// Puts the parts together.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use serde::Serialize;
 use slipway_images::node::api::{Logs, SeedDiff, Status};
 use slipway_images::node::{Event, Phase, PhaseResult};
 use slipway_images::seed::Effect;
+use slipway_images::slot::{Slot, SlotsStatus};
 
 use crate::error::Result;
 use crate::progress::Progress;
@@ -25,6 +26,28 @@ fn size(bytes: u64) -> String {
     }
 }
 
+/// A slot: its state, what is in it, and why it is bad.
+fn slot_line(slots: &SlotsStatus, slot: Slot) -> String {
+    let of = slots.of(slot);
+    let mut text = format!("{slot} {}", of.state.word());
+    if let Some(version) = &of.version {
+        text.push_str(&format!(", {version}"));
+    }
+    if slot == slots.booted {
+        text.push_str(", runs");
+    }
+    if slots.next == Some(slot) && slot != slots.booted {
+        text.push_str(", boots next");
+    }
+    if let Some(left) = of.tries_left {
+        text.push_str(&format!(", {left} more tries"));
+    }
+    if let Some(why) = &of.why {
+        text.push_str(&format!(": {why}"));
+    }
+    text
+}
+
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = &self.0;
@@ -38,6 +61,11 @@ impl fmt::Display for Shown {
                 &format!("{} for {}{slot}", image.version, image.board),
             )?;
             line("kubernetes", &image.kubernetes)?;
+        }
+        for slot in [Slot::A, Slot::B] {
+            if let Some(slots) = &status.slots {
+                line("slot", &slot_line(slots, slot))?;
+            }
         }
         line("kernel", &status.kernel)?;
         line(

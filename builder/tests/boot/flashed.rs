@@ -307,7 +307,7 @@ pub fn seeds() -> tempfile::TempDir {
     scratch
 }
 
-fn slipway() -> Command {
+pub fn slipway() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slipway"));
     command.stdin(Stdio::null());
     command

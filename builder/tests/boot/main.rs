@@ -16,6 +16,7 @@
 mod fetched;
 mod flashed;
 mod machine;
+mod slots;
 
 use std::time::Duration;
 

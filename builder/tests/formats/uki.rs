@@ -146,3 +146,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_slots_os_release_has_no_version_to_sort_by() {
+    let text = "ID=slipway\nVERSION=\"1\"\nVERSION_ID=1\nIMAGE_ID=slipway-x\nIMAGE_VERSION=1\nBUILD_ID=2\nPRETTY_NAME=\"Slipway 1\"\n";
+    assert_eq!(
+        slipway::formats::uki::without_version(text),
+        "ID=slipway\nIMAGE_ID=slipway-x\nPRETTY_NAME=\"Slipway 1\"\n"
+    );
+}

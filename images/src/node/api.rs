@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Boot;
 use crate::seed::{Change, Effect};
+use crate::slot::SlotsStatus;
 
 /// Everything about a node at a glance: `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct Status {
     pub image: Option<Image>,
     /// Which slot runs: `a` or `b`; none on a machine without slots.
     pub slot: Option<String>,
+    /// Both slots; none on a machine without, or while `init` has said nothing.
+    #[serde(default)]
+    pub slots: Option<SlotsStatus>,
     /// The running kernel's release.
     pub kernel: String,
     /// Seconds since the boot.

@@ -130,12 +130,29 @@ pub struct CaCerts {
     pub remove_defaults: bool,
 }
 
-/// Where updates come from.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Where updates come from, and when one has proved itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Update {
     /// Name of the channel; without one the node is updated by hand only.
     pub channel: Option<String>,
+    /// For how long a new version must be healthy to be kept, in seconds.
+    pub dwell: u64,
+    /// How long after the boot it must have been, in seconds; else the node reboots.
+    pub deadline: u64,
+    /// A program that must find it healthy, too: absolute path.
+    pub health_script: Option<String>,
+}
+
+impl Default for Update {
+    fn default() -> Self {
+        Self {
+            channel: None,
+            dwell: 60,
+            deadline: 600,
+            health_script: None,
+        }
+    }
 }
 
 /// What the machine's screen and serial line show.

@@ -9,7 +9,9 @@ use super::labels::labels;
 use super::machine::{Console, Data, Encrypt, NodeApi, Update};
 use super::read::{At, Cx, MapOf, Naming, OneOrMany, Word, mapping};
 use super::shape::Text;
-use super::words::{DnsName, HostPort, Label, PemCertificate, PemKey, Url, Words, choice};
+use super::words::{
+    DnsName, HostPort, Label, PemCertificate, PemKey, Program, Span, Url, Words, choice,
+};
 use super::{Cidr, Secret, Seed};
 
 mapping! {
@@ -97,6 +99,9 @@ mapping! {
     /// `slipway.update`
     struct UpdateKeys {
         "channel" => channel: Label, "Name of the channel; without one the node is updated by hand only";
+        "dwell" => dwell: Span, "For how long a new version must be healthy without a break before it is kept; default `60s`";
+        "deadline" => deadline: Span, "How long after the boot a new version must have been kept, or the node reboots and falls back in the end; default `10m`";
+        "health-script" => health_script: Program, "A program that has to find a new version healthy, too, by ending with 0; it may be one of `write_files`";
     }
 }
 
@@ -199,11 +204,8 @@ pub(super) fn check(keys: SlipwayKeys, seed: &mut Seed, cx: &mut Cx) {
         let registry = check_registry(&name, registry.value, cx);
         seed.registries.insert(name.value, registry);
     }
-    if let Some(channel) = keys.update.and_then(|update| update.value.channel) {
-        cx.warn(&channel.spot, NOT_YET);
-        seed.update = Update {
-            channel: Some(channel.value.0),
-        };
+    if let Some(update) = keys.update {
+        seed.update = check_update(update.value, cx);
     }
     if let Some(status) = keys.console.and_then(|console| console.value.status) {
         seed.console = Console {
@@ -222,6 +224,31 @@ pub(super) fn check(keys: SlipwayKeys, seed: &mut Seed, cx: &mut Cx) {
     }
     if let Some(api) = keys.node_api {
         seed.node_api = check_node_api(api, cx);
+    }
+}
+
+fn check_update(keys: UpdateKeys, cx: &mut Cx) -> Update {
+    let default = Update::default();
+    if let Some(channel) = &keys.channel {
+        cx.warn(&channel.spot, NOT_YET);
+    }
+    let seconds = |key: &Option<At<Span>>, default| key.as_ref().map_or(default, |s| s.value.0);
+    let dwell = seconds(&keys.dwell, default.dwell);
+    let deadline = seconds(&keys.deadline, default.deadline);
+    // A machine takes a while to be Ready; the rest is what it may dwell.
+    if let Some(spot) = keys.deadline.or(keys.dwell).map(|key| key.spot)
+        && deadline < dwell.saturating_add(60)
+    {
+        cx.error(
+            &spot,
+            "the deadline counts from the boot: it must be at least 60s more than `dwell`",
+        );
+    }
+    Update {
+        channel: keys.channel.map(|channel| channel.value.0),
+        dwell,
+        deadline,
+        health_script: keys.health_script.map(|script| script.value.0),
     }
 }
 

@@ -7,6 +7,7 @@ use super::read::Word;
 use super::shape::Text;
 use super::{San, Secret};
 use crate::near::near_miss;
+use crate::service::parse_duration;
 
 /// Rules of a scalar that is no secret and has no fixed choices.
 pub const fn text(what: &'static str) -> Text {
@@ -124,6 +125,14 @@ word! {
         host_port(host).map_err(|_| "has no host".to_owned())?;
         Ok(text.to_owned())
     };
+    /// A program: an absolute path.
+    Program(text("absolute path")) = |path| {
+        let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+        match path.strip_prefix('/') {
+            Some(rest) if rest.split('/').all(plain) && !path.contains('\0') => Ok(path.to_owned()),
+            _ => Err("is no absolute path without `.`, `..` and double slashes".into()),
+        }
+    };
     /// A MAC address, lower-case with colons.
     Mac(text("MAC address")) = mac;
     /// An interface's name, as Linux takes it.
@@ -144,6 +153,22 @@ word! {
             Ok(text.to_owned())
         }
     };
+}
+
+/// A length of time in seconds, at most a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub u64);
+
+impl Word for Span {
+    const TEXT: Text = text("time, such as `90s`, `10m`, `2h`");
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let span = parse_duration(text)?;
+        match (span.as_secs(), span.subsec_nanos()) {
+            (seconds @ 1..=86_400, 0) => Ok(Self(seconds)),
+            _ => Err("is no time of whole seconds, from one second to a day".into()),
+        }
+    }
 }
 
 impl Word for IpAddr {

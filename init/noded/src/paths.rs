@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use slipway_images::{info, node, seed};
+use slipway_images::{info, node, seed, slot};
 
 /// All paths, made from the root.
 #[derive(Debug, Clone)]
@@ -65,6 +65,12 @@ impl Paths {
     #[must_use]
     pub fn status(&self) -> PathBuf {
         self.at(node::STATUS_FILE)
+    }
+
+    /// What is known of the slots.
+    #[must_use]
+    pub fn slots(&self) -> PathBuf {
+        self.at(slot::STATUS_FILE)
     }
 
     /// What PID 1's status page is told.

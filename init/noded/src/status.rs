@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use slipway_images::info::ImageInfo;
 use slipway_images::node::api::{Image, Status};
+use slipway_init::slots;
 
 use crate::answer::{Outcome, json};
 use crate::paths::Paths;
@@ -26,7 +27,8 @@ pub fn gather(paths: &Paths, name: String) -> Status {
     Status {
         name,
         image: ImageInfo::read(&paths.image_info()).ok().map(Image::from),
-        slot: system.slot(),
+        slot: slots::booted(paths.root()).map(|slot| slot.to_string()),
+        slots: read(&paths.slots()),
         kernel: system.kernel(),
         uptime: system.uptime(),
         time: SystemTime::now()

@@ -181,32 +181,6 @@ impl System {
             })
             .collect()
     }
-
-    /// The slot that the root is mounted from: the end of its partition's name.
-    #[must_use]
-    pub fn slot(&self) -> Option<String> {
-        let mounts = text(self.proc.join("self/mountinfo"))?;
-        let device = mounts.lines().find_map(|line| {
-            let mut words = line.split(' ').skip(2);
-            let (device, _, point) = (words.next()?, words.next()?, words.next()?);
-            (point == "/").then(|| device.to_owned())
-        })?;
-        self.partition_name(&self.sys.join("dev/block").join(device), 3)
-            .and_then(|name| name.strip_prefix("root-").map(str::to_owned))
-    }
-
-    /// A block device's partition name, or that of what it is built upon (dm-verity).
-    fn partition_name(&self, device: &Path, depth: u32) -> Option<String> {
-        let event = text(device.join("uevent"))?;
-        if let Some(name) = event.lines().find_map(|l| l.strip_prefix("PARTNAME=")) {
-            return Some(name.to_owned());
-        }
-        let below = entries(&device.join("slaves"));
-        below
-            .iter()
-            .filter(|_| depth > 0)
-            .find_map(|slave| self.partition_name(slave, depth - 1))
-    }
 }
 
 /// Undoes the kernel's octal escapes of space, tab, newline and backslash.
@@ -242,25 +216,12 @@ mod tests {
     fn nothing_is_no_error() {
         let dir = tempfile::tempdir().unwrap();
         let system = System::new(dir.path());
-        assert_eq!((system.slot(), system.uptime()), (None, 0));
+        assert_eq!(system.uptime(), 0);
         assert!(system.disks().is_empty() && system.temperatures().is_empty());
     }
 
     #[test]
-    fn the_slot_is_found_below_dm_verity() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |path: &str| dir.path().join(path);
-        for path in ["proc/self", "sys/dev/block/254:0/slaves/vda2"] {
-            fs::create_dir_all(at(path)).unwrap();
-        }
-        let mount = "1 0 254:0 / / ro,relatime - ext4 /dev/dm-0 ro\n";
-        fs::write(at("proc/self/mountinfo"), mount).unwrap();
-        fs::write(at("sys/dev/block/254:0/uevent"), "DEVNAME=dm-0\n").unwrap();
-        let below = at("sys/dev/block/254:0/slaves/vda2/uevent");
-        fs::write(&below, "PARTN=2\nPARTNAME=root-b\n").unwrap();
-        assert_eq!(System::new(dir.path()).slot().as_deref(), Some("b"));
-        fs::write(&below, "PARTN=2\nPARTNAME=other\n").unwrap();
-        assert_eq!(System::new(dir.path()).slot(), None);
+    fn escapes_are_undone() {
         assert_eq!(unescape("/a\\040b\\134"), "/a b\\");
     }
 }

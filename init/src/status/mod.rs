@@ -20,8 +20,7 @@ use std::time::{Duration, Instant};
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
 use slipway_images::node::{API_FILE, Boot};
 
-use crate::initrd::{BOOT_FILE, Boot as Found};
-use crate::{files, log, say, sys};
+use crate::{files, log, say, slots, sys};
 use page::{Image, Page, Trouble, trouble};
 
 /// How long the boot may take to say whether a page is wanted.
@@ -295,21 +294,6 @@ fn image(root: &Path) -> Image {
     };
     Image {
         title,
-        slot: slot(root),
+        slot: slots::booted(root).map(|slot| slot.to_string()),
     }
-}
-
-/// The end of the name of the root's partition.
-fn slot(root: &Path) -> Option<String> {
-    let text = std::fs::read(root.join(BOOT_FILE.trim_start_matches('/'))).ok()?;
-    let found: Found = serde_json::from_slice(&text).ok()?;
-    let event = root
-        .join("sys/class/block")
-        .join(found.root.file_name()?)
-        .join("uevent");
-    let event = files::read_trimmed(event).ok()?;
-    let name = event
-        .lines()
-        .find_map(|line| line.strip_prefix("PARTNAME="))?;
-    name.strip_prefix("root-").map(str::to_owned)
 }

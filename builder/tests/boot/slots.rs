@@ -1,0 +1,170 @@
+//! A new version in slot b, from its first try to its commit, and one that never gets up.
+//!
+//! The disk is made on this host as an update would leave it: a copy of slot a in slot b with
+//! another root, staged by the library that the node uses.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use slipway_images::layout::{self, Partition, Sectors, Table};
+use slipway_images::node::PORT;
+use slipway_images::slot::{BootMethod as _, Disk, Plan, Slot, Slots, SystemdBoot, Verified};
+use slipway_qemu::harness::Setup;
+use slipway_qemu::machine::OnReboot;
+
+use super::flashed::{NODE, Owned, seeds, slipway};
+use super::machine::{MINUTE, image, run};
+
+const DISK: u64 = 16 << 30;
+const NEW_ROOT: &str = "5c1b0b5e-7d0c-4b52-9a6e-3a3c27a0f0b1";
+
+/// A partition of a disk's image.
+struct Part(File, Partition);
+
+impl Disk for Part {
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buffer, self.1.offset().get() + offset)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, self.1.offset().get() + offset)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A card with a seed whose slot b is staged; `change` does something to its root first.
+fn staged(change: impl FnOnce(&Path)) -> Owned {
+    let scratch = seeds();
+    let at = |path: &str| scratch.path().join(path);
+    let seed = at("home").join(NODE);
+    let text = fs::read_to_string(seed.join("user-data")).unwrap();
+    let text = text.replacen(
+        "slipway:\n",
+        "slipway:\n  update: {dwell: 5s, deadline: 15m}\n",
+        1,
+    );
+    fs::write(seed.join("user-data"), text).unwrap();
+    let card = at("card");
+    let mut flash = slipway();
+    flash
+        .arg("flash")
+        .args([&image(), &card])
+        .arg("--seed")
+        .arg(&seed);
+    run(flash.arg("--yes"));
+    let table = grown(&card);
+    let part = |name: &str| table.partition(name).unwrap().clone();
+    let open = || File::options().read(true).write(true).open(&card).unwrap();
+
+    // Its root: the same with another UUID.
+    let (root, mut bytes) = (at("root"), vec![0; part("root-a").size().get() as usize]);
+    Part(open(), part("root-a")).read_at(0, &mut bytes).unwrap();
+    fs::write(&root, &bytes).unwrap();
+    run(Command::new("tune2fs").args(["-U", NEW_ROOT]).arg(&root));
+    change(&root);
+    let changed = fs::read(&root).unwrap();
+    Part(open(), part("root-b")).write_at(0, &changed).unwrap();
+
+    // Its kernel image: the same with another root in its command line.
+    let esp = || SystemdBoot::open(Part(open(), part(layout::ESP))).unwrap();
+    let mut uki = vec![0; payload_size(&card, &part(layout::ESP))];
+    esp().read(Slot::A, 0, &mut uki).unwrap();
+    let key = b"root=UUID=";
+    let found = uki.windows(key.len()).position(|w| w == key).unwrap() + key.len();
+    uki[found..found + NEW_ROOT.len()].copy_from_slice(NEW_ROOT.as_bytes());
+    let mut slots = Slots::load(esp(), Slot::A).unwrap();
+    let plan = Plan {
+        version: "the new one".into(),
+        release: 2,
+        root: NEW_ROOT.into(),
+        payload: uki.len() as u32,
+    };
+    let mut writing = slots.inactive().unwrap().begin(&plan).unwrap();
+    writing.write(0, &uki).unwrap();
+    writing
+        .finish(Verified::digests_right_and_root_flushed())
+        .unwrap();
+    drop(slots);
+
+    let mut setup = Setup::new(card);
+    setup.ports = vec![PORT];
+    setup.on_reboot = OnReboot::Restart;
+    Owned::boot(setup, scratch)
+}
+
+/// The disk with slot b, as a first boot makes it.
+fn grown(card: &Path) -> Table {
+    let mut file = File::options().read(true).write(true).open(card).unwrap();
+    file.set_len(DISK).unwrap();
+    let found = layout::read(&mut file, Sectors::new(DISK / 512)).unwrap();
+    let table = layout::grow(&found, b"test").unwrap().unwrap();
+    layout::write(&mut file, &table, |_| Ok(())).unwrap();
+    table
+}
+
+/// Bytes of slot a's kernel image, as mtools see it.
+fn payload_size(card: &Path, esp: &Partition) -> usize {
+    let image = format!("{}@@{}", card.display(), esp.offset().get());
+    let name = format!("::/EFI/Linux/{}", slipway_images::slot::shipped_name());
+    let out = Command::new("mtype")
+        .args(["-i", &image, &name])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    out.stdout.len()
+}
+
+#[test]
+#[ignore = "boots a machine: run with --ignored"]
+fn a_new_version_is_tried_and_committed_when_it_is_healthy() {
+    let mut owned = staged(|_| {});
+    let trial = [("slots", "b trial, runs, 2 more tries")];
+    owned.wait_phases(&trial);
+    let status = owned.operator(&["status"]);
+    assert!(status.contains("b trial, the new one, runs"), "{status}");
+    // A reboot in order gives the try back...
+    owned.operator(&["reboot"]);
+    // ...and so does a power cut.
+    let line = owned.node.wait_console("] slots ", 3 * MINUTE);
+    assert!(line.contains(trial[0].1), "{line}");
+    owned.node.cut_power();
+    owned.node.power_on();
+    let line = owned.node.wait_console("] slots ", 3 * MINUTE);
+    assert!(line.contains(trial[0].1), "{line}");
+    owned
+        .node
+        .wait_console("slot b is committed: healthy for 5s", 12 * MINUTE);
+    let status = owned.operator(&["status"]);
+    assert!(status.contains("slot        b good"), "{status}");
+    owned.operator(&["reboot"]);
+    owned.wait_phases(&[("slots", "a good; b good, runs"), ("trial", "not on trial")]);
+    owned.node.power_down(2 * MINUTE);
+}
+
+#[test]
+#[ignore = "boots a machine: run with --ignored"]
+fn a_version_that_never_gets_up_is_left_and_the_old_one_says_why() {
+    let mut owned = staged(|root| {
+        let gone = "kill_file /usr/lib/slipway/init";
+        run(Command::new("debugfs").args(["-w", "-R", gone]).arg(root));
+        run(Command::new("debugfs")
+            .args(["-w", "-R", "rm /usr/lib/slipway/init"])
+            .arg(root));
+    });
+    for _ in 0..slipway_images::slot::TRIES {
+        owned
+            .node
+            .wait_console("switching to the root failed", 3 * MINUTE);
+    }
+    owned.wait_phases(&[("slots", "a good, runs; b bad, the new one")]);
+    let status = owned.operator(&["status"]);
+    let why = "b bad, the new one: it didn't get far enough to say why";
+    assert!(status.contains(why), "{status}");
+    owned.node.power_down(2 * MINUTE);
+}

@@ -1,0 +1,277 @@
+//! Power cuts: each state that one can leave is judged by the loader's model and fsck.vfat.
+//!
+//! What the library does from one boot to the next is recorded. The power is cut at every
+//! flush, and between two flushes with a random part of the sectors written since on the
+//! medium: a disk's cache keeps no order. In each state
+//!
+//! * the loader has one first choice, and what it starts is whole: unified kernel image and
+//!   root of one version;
+//! * nothing else that it lists is half-written either;
+//! * fsck.vfat finds nothing but clusters that are nobody's yet, and what follows from them;
+//! * from there (in a part of the states) the node settles its slots, is updated again, and
+//!   leaves a boot partition without a fault.
+//!
+//! `SLIPWAY_CUTS` says how many states; `make test-power` takes 1,500.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use slipway_images::slot::{Leaving, Slot, State};
+
+use super::disk::{Event, Recorder, Shown};
+use super::loader;
+use super::machine::{Version, flashed, on, runs, update};
+
+/// States in CI.
+const SAMPLE: usize = 120;
+/// Of how many states one is gone on from.
+const GO_ON: usize = 16;
+
+/// What was done between two boots.
+struct Recording {
+    what: &'static str,
+    before: Shown,
+    log: Vec<Event>,
+}
+
+struct Story {
+    now: Shown,
+    boots: u32,
+    recordings: Vec<Recording>,
+}
+
+impl Story {
+    /// The loader boots; gives the slot and the version.
+    fn boot(&mut self) -> (Slot, Version) {
+        let chosen = loader::boot(&self.now.path).unwrap();
+        self.boots += 1;
+        runs(&self.now, &chosen).unwrap()
+    }
+
+    fn record<T>(
+        &mut self,
+        what: &'static str,
+        work: impl FnOnce(&Rc<RefCell<Recorder>>) -> T,
+    ) -> T {
+        let disk = Recorder::over(&self.now);
+        let result = work(&disk);
+        let log = std::mem::take(&mut disk.borrow_mut().log);
+        let before = std::mem::replace(&mut self.now, Shown::of(&disk));
+        self.recordings.push(Recording { what, before, log });
+        result
+    }
+
+    fn arrive(&mut self, what: &'static str) -> Slot {
+        let (slot, version) = self.boot();
+        let id = self.boots.to_string();
+        self.record(what, |disk| {
+            let (name, root) = (version.name(), version.plan().root);
+            on(disk, slot, |slots| slots.arrive(&id, &name, &root)).unwrap();
+        });
+        slot
+    }
+}
+
+/// Everything that a node does to its slots.
+fn story() -> Vec<Recording> {
+    let mut story = Story {
+        now: Shown::new(&flashed()),
+        boots: 0,
+        recordings: Vec::new(),
+    };
+    let first = story.arrive("first boot");
+    story
+        .record("an update broken off", |disk| {
+            update(disk, first, &Version(2), Some(2))
+        })
+        .unwrap();
+    story
+        .record("taken up again", |disk| {
+            update(disk, first, &Version(2), None)
+        })
+        .unwrap();
+    let trial = story.arrive("a trial");
+    story.record("a reboot in order", |disk| {
+        on(disk, trial, |slots| slots.leave(Leaving::InOrder)).unwrap();
+    });
+    story.arrive("the trial goes on");
+    story.arrive("and after a cut");
+    story.record("commit", |disk| {
+        on(disk, trial, |slots| slots.commit()).unwrap()
+    });
+    story
+        .record("an update over the old slot", |disk| {
+            update(disk, trial, &Version(3), None)
+        })
+        .unwrap();
+    for what in ["one try", "two", "three"] {
+        let slot = story.arrive(what);
+        story.record("a failed gate", |disk| {
+            on(disk, slot, |slots| slots.fail("no node")).unwrap();
+        });
+    }
+    let fallen = story.arrive("fallen back");
+    assert_eq!(fallen, trial);
+    story
+        .record("an update over the bad slot", |disk| {
+            update(disk, fallen, &Version(4), None)
+        })
+        .unwrap();
+    story
+        .record("another over the staged one", |disk| {
+            update(disk, fallen, &Version(5), None)
+        })
+        .unwrap();
+    story.recordings
+}
+
+/// xorshift: the same states each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// What fsck.vfat may find where the power was cut.
+fn is_harmless(finding: &str) -> bool {
+    [
+        "Reclaimed ",
+        "FATs differ but appear to be intact",
+        "Using first FAT",
+        "Free cluster summary wrong ",
+        "Auto-correcting.",
+        "Automatically ",
+        "Orphaned long file name part ",
+        "Cluster ",
+    ]
+    .iter()
+    .any(|start| finding.trim_start().starts_with(start))
+}
+
+#[derive(Default)]
+struct Tally {
+    states: usize,
+    boundaries: usize,
+    gone_on: usize,
+    findings: BTreeMap<String, usize>,
+}
+
+fn judge(shown: &Shown, at: &str, tally: &mut Tally) {
+    for finding in shown.fsck() {
+        assert!(is_harmless(&finding), "{at}: fsck.vfat: {finding}");
+        let words: String = finding.chars().filter(|c| !c.is_ascii_digit()).collect();
+        *tally.findings.entry(words).or_default() += 1;
+    }
+    let listed = loader::entries(&shown.path);
+    assert!(!listed.is_empty(), "{at}: nothing to boot");
+    let mut slots = Vec::new();
+    for entry in &listed {
+        let whole = runs(shown, entry);
+        let (slot, version) = whole.unwrap_or_else(|| panic!("{at}: {} is not whole", entry.file));
+        slots.push((slot, version));
+    }
+    // Two names for one slot would be a rename that was cut, which has one name first.
+    let again = slots.iter().filter(|s| **s == slots[0]).count();
+    assert_eq!(again, 1, "{at}: two entries start the same: {listed:?}");
+    tally.states += 1;
+    if tally.states.is_multiple_of(GO_ON) {
+        go_on(shown, at);
+        tally.gone_on += 1;
+    }
+}
+
+/// The node boots from there and is updated.
+fn go_on(shown: &Shown, at: &str) {
+    let mut shown = Shown::of(&Recorder::over(shown));
+    for round in 0..3u32 {
+        let chosen = loader::boot(&shown.path).unwrap();
+        let (slot, version) =
+            runs(&shown, &chosen).unwrap_or_else(|| panic!("{at}: round {round}"));
+        let disk = Recorder::over(&shown);
+        on(&disk, slot, |slots| {
+            let id = format!("after-{round}");
+            slots
+                .arrive(&id, &version.name(), &version.plan().root)
+                .unwrap();
+            if slots.state(slot) == State::Trial {
+                slots.commit().unwrap();
+            }
+        });
+        let next = Version(20 + u64::from(round));
+        update(&disk, slot, &next, None).unwrap_or_else(|e| panic!("{at}: round {round}: {e}"));
+        shown = Shown::of(&disk);
+        assert_eq!(shown.fsck(), [""; 0], "{at}: round {round}");
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_moment_leaves_one_whole_thing_to_boot() {
+    let wanted = std::env::var("SLIPWAY_CUTS").map_or(SAMPLE, |n| n.parse().unwrap());
+    let story = story();
+    let boundaries: usize = story.iter().map(|r| intervals(&r.log).len()).sum();
+    let samples = wanted.saturating_sub(boundaries).div_ceil(boundaries);
+    let mut tally = Tally::default();
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let recordings = story.len();
+    for mut recording in story {
+        let shown = &mut recording.before;
+        for (n, pending) in intervals(&recording.log).iter().enumerate() {
+            for sample in 0..samples {
+                let share = 1 + dice.roll(9);
+                let some: Vec<_> = (pending.iter())
+                    .filter(|_| dice.roll(10) < share)
+                    .copied()
+                    .collect();
+                shown.put(&some);
+                let at = format!("{}, after flush {n}, sample {sample}", recording.what);
+                judge(shown, &at, &mut tally);
+                shown.restore();
+            }
+            shown.put(pending);
+            shown.keep();
+            judge(
+                shown,
+                &format!("{}, at flush {}", recording.what, n + 1),
+                &mut tally,
+            );
+            tally.boundaries += 1;
+        }
+    }
+    println!(
+        "{} power cuts: {} at flushes, {} within, in {} recordings; gone on from {}",
+        tally.states,
+        tally.boundaries,
+        tally.states - tally.boundaries,
+        recordings,
+        tally.gone_on
+    );
+    println!("fsck.vfat found: {:#?}", tally.findings);
+    assert!(tally.states >= wanted, "{} states", tally.states);
+}
+
+/// What was written between two flushes.
+fn intervals(log: &[Event]) -> Vec<Vec<(u64, [u8; 512])>> {
+    let mut all = Vec::new();
+    let mut pending = Vec::new();
+    for event in log {
+        match event {
+            Event::Write(sectors) => pending.extend(sectors.iter().copied()),
+            Event::Flush => {
+                if !pending.is_empty() {
+                    all.push(std::mem::take(&mut pending));
+                }
+            }
+        }
+    }
+    // Broken off before its flush.
+    if !pending.is_empty() {
+        all.push(pending);
+    }
+    all
+}
