@@ -179,8 +179,11 @@ pub fn watch(
     Ok(note)
 }
 
-/// Asks the user's script.
-fn ask(script: Option<&str>, reaper: &Reaper) -> Result<(), Failure> {
+/// Asks the user's script, if there is one.
+///
+/// # Errors
+/// Its last line when it vetoes, and when it can't be started or takes too long.
+pub fn ask(script: Option<&str>, reaper: &Reaper) -> Result<(), Failure> {
     let Some(script) = script else {
         return Ok(());
     };
@@ -268,30 +271,5 @@ mod tests {
             );
             assert_eq!(health(dir.path()).is_ok(), healthy, "{phase} {ready}");
         }
-    }
-
-    #[test]
-    fn a_script_can_veto() {
-        let reaper = Reaper::default();
-        let reaping = reaper.clone();
-        std::thread::spawn(move || {
-            loop {
-                reaping.reap();
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        });
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("check");
-        let script = |text: &str| {
-            fs::write(&path, text).unwrap();
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            fs::set_permissions(&path, mode).unwrap();
-            ask(path.to_str(), &reaper)
-        };
-        assert!(ask(None, &reaper).is_ok());
-        assert!(script("#!/bin/sh\nexit 0\n").is_ok());
-        let veto = script("#!/bin/sh\necho no database\nexit 3\n").unwrap_err();
-        assert!(veto.0.ends_with("exit status: 3: no database"), "{veto}");
-        assert!(ask(Some("/nonexistent"), &reaper).is_err());
     }
 }
