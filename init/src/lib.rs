@@ -7,6 +7,7 @@
 pub mod applet;
 pub mod clock;
 pub mod data;
+pub mod dm;
 pub mod ext4;
 pub mod files;
 pub mod grow;
