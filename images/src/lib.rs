@@ -7,5 +7,6 @@ pub mod near;
 pub mod node;
 pub mod seed;
 pub mod service;
+pub mod verity;
 
 pub use hex::hex;
