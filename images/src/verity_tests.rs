@@ -123,7 +123,7 @@ fn veritysetup_finds_a_flipped_bit_in_what_we_wrote() {
 #[test]
 fn threads_and_holes_change_nothing() {
     let data = data(700);
-    let whole = made(&data, &[0..700], 1);
+    let whole = made(&data, std::slice::from_ref(&(0..700)), 1);
     assert_eq!(made(&data, &used(700), 5), whole);
     // Ranges that touch, lie over one another, are empty or go beyond the end.
     assert_eq!(
@@ -135,10 +135,16 @@ fn threads_and_holes_change_nothing() {
 #[test]
 fn a_read_that_fails_ends_it_soon() {
     let reads = AtomicUsize::new(0);
-    let failed = tree(nonzero(1 << 16), &[0..1 << 16], &salt("x"), 2, |_, _| {
-        reads.fetch_add(1, Ordering::Relaxed);
-        Err("broken")
-    });
+    let failed = tree(
+        nonzero(1 << 16),
+        std::slice::from_ref(&(0..1 << 16)),
+        &salt("x"),
+        2,
+        |_, _| {
+            reads.fetch_add(1, Ordering::Relaxed);
+            Err("broken")
+        },
+    );
     assert_eq!(failed, Err("broken"));
     assert!(reads.into_inner() <= 2);
 }

@@ -10,6 +10,7 @@ pub mod data;
 pub mod dm;
 pub mod ext4;
 pub mod files;
+pub mod find;
 pub mod grow;
 pub mod initrd;
 pub mod instance;
@@ -34,6 +35,7 @@ pub mod status;
 pub mod supervisor;
 pub mod sys;
 pub mod uevent;
+pub mod verity;
 pub mod watchdog;
 
 /// Ends the life of a result whose failure changes nothing; a comment at the call says why.
