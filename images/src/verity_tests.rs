@@ -29,9 +29,9 @@ fn data(blocks: u64) -> Vec<u8> {
 
 /// The blocks that `data` fills.
 fn used(blocks: u64) -> Vec<Range<u64>> {
-    let mut ranges = vec![0..1];
-    ranges.extend((2..blocks).step_by(3).map(|n| n..(n + 2).min(blocks)));
-    ranges
+    let first = std::iter::once(0..1);
+    let others = (2..blocks).step_by(3).map(|n| n..(n + 2).min(blocks));
+    first.chain(others).collect()
 }
 
 fn made(data: &[u8], used: &[Range<u64>], threads: usize) -> Tree {

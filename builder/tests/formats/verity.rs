@@ -80,6 +80,6 @@ fn a_slot_without_room_for_the_tree_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = image(&dir.path().join("image"));
     let refused = made(&file, FILESYSTEM + (500 << 10)).unwrap_err();
-    assert_eq!(refused.kind(), Kind::Input);
+    assert_eq!(refused.kind, Kind::Input);
     assert!(refused.to_string().contains("image.slot-size"), "{refused}");
 }
