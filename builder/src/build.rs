@@ -17,7 +17,7 @@ use crate::components::{self, Addon, Built as Program, KUBECTL, Toolchains};
 use crate::debian::{self, Fetched, Mirror};
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
-use crate::formats::{bmap, ext4, fat, gpt, uki, zst};
+use crate::formats::{bmap, ext4, fat, gpt, uki, verity, zst};
 use crate::imager;
 use crate::inventory::{self, Origin, Part};
 use crate::lock::Lock;
@@ -134,19 +134,9 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
         },
         progress,
     )?;
-    let uki = unified_kernel(&board, &root, &identity, lock.epoch)?;
-    let esp = boot_partition(&root, uki)?;
 
     let names = Names::new(&request.out, &board.name);
-    let written = write_image(
-        &names.image,
-        &board,
-        &root.tree,
-        &esp,
-        &identity,
-        lock.epoch,
-        progress,
-    )?;
+    let written = write_image(&names.image, &board, &root, &identity, progress)?;
     let compressed = zst::compress(
         &names.image,
         &names.compressed,
@@ -175,6 +165,7 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
         },
         partitions: manifest::partitions(&written.table),
         root: manifest::RootSizes::new(&written.root, &root.tree),
+        verity: written.verity,
         recipe: root.steps.clone(),
         warnings,
         parts: inventory,
@@ -323,12 +314,14 @@ fn own_parts(
     Ok(OwnParts { programs, addons })
 }
 
-fn unified_kernel(board: &Board, root: &Root, identity: &Identity, epoch: i64) -> Result<Vec<u8>> {
+fn unified_kernel(
+    board: &Board,
+    root: &Root,
+    hash: &verity::RootHash,
+    epoch: i64,
+) -> Result<Vec<u8>> {
     let initrd = crate::formats::cpio::compressed(&root.initrd, epoch, INITRD_LEVEL)?;
-    let mut words = vec![format!(
-        "root=UUID={}",
-        derive_uuid(identity.seed(), "root filesystem")
-    )];
+    let mut words = vec![format!("roothash={hash}")];
     words.extend(board.kernel.command_line.iter().cloned());
     uki::assemble(uki::Parts {
         stub: &root.boot.stub,
@@ -360,32 +353,24 @@ const LOADER_CONF: &str = "timeout 0\neditor no\nconsole-mode keep\nauto-firmwar
 struct Written {
     table: Table,
     root: ext4::Stats,
+    verity: verity::Verity,
 }
 
+/// Writes the image from its inside out: the root, the tree over it, the kernel whose command
+/// line has the tree's root hash, the boot partition with that.
 fn write_image(
     target: &Path,
     board: &Board,
-    root: &Tree,
-    esp: &Tree,
+    root: &Root,
     identity: &Identity,
-    epoch: i64,
     progress: &Progress,
 ) -> Result<Written> {
-    let seed = identity.seed();
+    let (seed, epoch) = (identity.seed(), identity.epoch);
     let table = root::sizes(board)
         .shipped(seed)
         .map_err(|e| Error::new(Kind::Input, format!("board {}: {e}", board.name)))?;
-    let mut stats = None;
+    let mut written = None;
     gpt::assemble(target, &table, |file, table| {
-        let boot = gpt::partition(table, layout::ESP)?;
-        let serial = derive_uuid(seed, "boot partition").as_u128() as u32;
-        let options = fat::Options {
-            size: boot.size().get(),
-            label: "SLIPWAY".to_owned(),
-            serial,
-            epoch,
-        };
-        fat::write(esp, file, boot.offset().get(), &options)?;
         let slot = gpt::partition(table, Slot::A.root())?;
         let options = ext4::Options {
             size: root::filesystem_size(slot.size().get()),
@@ -393,17 +378,36 @@ fn write_image(
             label: "slipway-root".to_owned(),
             epoch,
         };
-        stats = Some(ext4::write(
-            root,
-            file,
-            slot.offset().get(),
-            &options,
-            progress,
-        )?);
+        let offset = slot.offset().get();
+        let stats = ext4::write(&root.tree, file, offset, &options, progress)?;
+        let place = verity::Slot {
+            offset,
+            size: slot.size().get(),
+            filesystem: options.size,
+            board: &board.name,
+        };
+        let verity = verity::append(file, place, threads(), progress)?;
+
+        let uki = unified_kernel(board, root, &verity.root_hash, epoch)?;
+        let boot = gpt::partition(table, layout::ESP)?;
+        let options = fat::Options {
+            size: boot.size().get(),
+            label: "SLIPWAY".to_owned(),
+            serial: derive_uuid(seed, "boot partition").as_u128() as u32,
+            epoch,
+        };
+        let esp = boot_partition(root, uki)?;
+        fat::write(&esp, file, boot.offset().get(), &options)?;
+        written = Some((stats, verity));
         Ok(())
     })?;
-    let root = stats.ok_or_else(|| Error::new(Kind::Bug, "the root was not written"))?;
-    Ok(Written { table, root })
+    let (root, verity) =
+        written.ok_or_else(|| Error::new(Kind::Bug, "the root was not written"))?;
+    Ok(Written {
+        table,
+        root,
+        verity,
+    })
 }
 
 fn inventory(packages: &[Fetched], parts: &OwnParts) -> Vec<Part> {
@@ -438,7 +442,7 @@ fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Threads for compression: what the machine has.
+/// Threads for compressing and hashing: what the machine has.
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

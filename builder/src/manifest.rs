@@ -3,7 +3,7 @@
 use serde::Serialize;
 use slipway_images::layout::Table;
 
-use crate::formats::ext4;
+use crate::formats::{ext4, verity};
 use crate::inventory::Part;
 use crate::tree::{NodeKind, Tree};
 
@@ -31,6 +31,8 @@ pub struct Manifest {
     pub partitions: Vec<Partition>,
     /// What takes the room in the root.
     pub root: RootSizes,
+    /// What proves the root's bytes.
+    pub verity: verity::Verity,
     /// What was done in place of maintainer scripts.
     pub recipe: Vec<String>,
     /// What the builder warned of.

@@ -1,8 +1,8 @@
 //! `image.json`: what an image says about itself.
 //!
 //! The builder writes it into the initrd and the root at
-//! `/usr/lib/slipway/image.json`; `init` reads it for the lower bound of the clock
-//! and the root's UUID, `clusterd` for the version it reports.
+//! `/usr/lib/slipway/image.json`; `init` reads it for the lower bound of the clock,
+//! `clusterd` for the version it reports.
 
 use std::path::Path;
 

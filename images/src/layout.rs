@@ -4,7 +4,7 @@
 //! | # | name | type | size | in a shipped image |
 //! |---|---|---|---|---|
 //! | 1 | `esp` | EFI system | 128 MiB | yes |
-//! | 2 | `root-a` | root of the architecture | 768 MiB | yes |
+//! | 2 | `root-a` | root of the architecture | 768 MiB, [`verity`](crate::verity)'s tree in it | yes |
 //! | 3 | `root-b` | same as `root-a` | same as `root-a` | added by [`grow`] |
 //! | 4 | `data` | linux-var | the rest | added and later extended by [`grow`] |
 //!

@@ -8,5 +8,6 @@ pub mod node;
 pub mod seed;
 pub mod service;
 pub mod slot;
+pub mod verity;
 
 pub use hex::hex;

@@ -1,7 +1,8 @@
-//! The initrd: from the kernel's first process to the root's.
+//! The initrd: from the kernel's first process to the root's. Which root that is, is
+//! [`find`]'s; that it is the one that was built, [`verity`]'s.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,12 @@ use nix::mount::{MsFlags, mount};
 use serde::{Deserialize, Serialize};
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
 use slipway_images::layout;
-use uuid::Uuid;
 
-use crate::ext4::{SUPERBLOCK_OFFSET, Superblock};
+use crate::find::{self, Found, RootWish, partition_device};
 use crate::modules::Modules;
 use crate::phase::{self, Context, Deadline, End, Failure, Outcome, Phase};
 use crate::uevent::{Plugged, UeventSocket, modaliases};
-use crate::{clock, files, grow, mounts, say, sys};
+use crate::{clock, files, grow, mounts, say, sys, verity};
 
 /// What the initrd hands to the root.
 pub const BOOT_FILE: &str = "/run/slipway/boot.json";
@@ -32,7 +32,7 @@ const ROOT_WAIT: Duration = Duration::from_secs(90);
 pub struct Boot {
     /// The disk's device, such as `/dev/vda`.
     pub disk: PathBuf,
-    /// The mounted root's partition.
+    /// The mounted root's partition: the slot's, below verity.
     pub root: PathBuf,
     /// The boot partition, whose files may hold a seed; none on a disk that was left alone.
     pub boot: Option<PathBuf>,
@@ -44,49 +44,18 @@ pub struct Boot {
     pub disk_problem: Option<String>,
 }
 
-/// What `root=` asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RootWish {
-    /// The ext4 filesystem with this UUID in a partition of the root type.
-    Uuid(Uuid),
-    /// This device as it is, without a look at the partition table: for experiments.
-    Device(PathBuf),
-}
-
-/// Reads `root=` from a kernel command line.
-///
-/// # Errors
-/// A sentence when it is missing or not understood.
-pub fn root_wish(cmdline: &str) -> Result<RootWish, Failure> {
-    let wish = cmdline
-        .split_ascii_whitespace()
-        .filter_map(|word| word.strip_prefix("root="))
-        .next_back();
-    match wish {
-        None => Err(Failure(
-            "the kernel command line has no root=UUID=...".into(),
-        )),
-        Some(wish) => match wish.strip_prefix("UUID=") {
-            Some(text) => Uuid::parse_str(text)
-                .map(RootWish::Uuid)
-                .context(format_args!("root={wish}")),
-            None if wish.starts_with("/dev/") => Ok(RootWish::Device(wish.into())),
-            None => Err(Failure(format!(
-                "root={wish} is not understood; use root=UUID=..."
-            ))),
-        },
-    }
-}
-
 struct Initrd {
     modules: Option<Modules>,
     events: Option<UeventSocket>,
-    /// The root's disk by name, and the number of the root's partition.
-    disk: Option<(String, usize)>,
+    found: Option<Found>,
     boot: Boot,
     wish: Option<RootWish>,
     filesystem: Option<JoinHandle<Result<usize, Failure>>>,
 }
+
+/// What mounting the root takes and nothing in /sys asks for. SHA-256 is in the kernel, but
+/// only the slow one; this is an alias of those that use what the processor has.
+const ROOT_MODULES: [&str; 3] = ["ext4", "dm_verity", "crypto-sha256"];
 
 const PHASES: &[Phase<Initrd>] = &[
     Phase::new("mounts", early_mounts).essential(),
@@ -108,7 +77,7 @@ pub fn main(deadline: &Deadline) -> End {
     let mut context = Initrd {
         modules: None,
         events: None,
-        disk: None,
+        found: None,
         boot: Boot::default(),
         wish: None,
         filesystem: None,
@@ -153,15 +122,19 @@ fn early_clock(_: &mut Initrd) -> Outcome {
 fn drivers(context: &mut Initrd) -> Outcome {
     // Before the walk, so that what appears meanwhile is not missed.
     context.events = Some(UeventSocket::open().context("listening for devices")?);
-    // Nothing in /sys asks for the root's filesystem.
     let filesystem = std::thread::Builder::new().name("ext4".into()).spawn(|| {
-        Modules::of_running_kernel()
-            .map_err(Failure::from)
-            .and_then(|mut modules| modules.load("ext4").map_err(Failure::from))
+        let mut modules = Modules::of_running_kernel()?;
+        ROOT_MODULES.iter().try_fold(0, |count, name| {
+            // Without hardware of its kind the kernel's own does.
+            match modules.load(name) {
+                Err(error) if error.is_no_hardware() => Ok(count),
+                loaded => Ok(count + loaded?),
+            }
+        })
     });
     context.filesystem = Some(filesystem.context("starting a thread")?);
     let cmdline = files::read_trimmed("/proc/cmdline").context("/proc/cmdline")?;
-    context.wish = Some(root_wish(&cmdline)?);
+    context.wish = Some(find::root_wish(&cmdline)?);
 
     let mut modules = Modules::of_running_kernel()?;
     let mut plugged = Plugged::default();
@@ -171,10 +144,10 @@ fn drivers(context: &mut Initrd) -> Outcome {
     }
     for group in groups.values() {
         plugged.load(&mut modules, group.iter().map(String::as_str));
-        if let Some(RootWish::Uuid(uuid)) = &context.wish
-            && let Some(found) = search(uuid)
+        if let Some(RootWish::Verified(hash)) = &context.wish
+            && let Ok(found) = find::search(hash)
         {
-            context.disk = Some(found);
+            context.found = Some(found);
             break;
         }
     }
@@ -207,28 +180,29 @@ fn find_disk(context: &mut Initrd) -> Outcome {
     let until = Instant::now() + ROOT_WAIT;
     let mut shown = false;
     loop {
-        match &wish {
-            RootWish::Uuid(uuid) => {
-                if context.disk.is_none() {
-                    context.disk = search(uuid);
-                }
-                if let Some((disk, number)) = &context.disk {
-                    context.boot.disk = Path::new("/dev").join(disk);
-                    return Ok(format!("{disk}, root is partition {number}"));
+        let missing = match &wish {
+            RootWish::Verified(hash) => {
+                let found = context.found.take().map_or_else(|| find::search(hash), Ok);
+                match found {
+                    Ok(found) => {
+                        context.boot.disk = Path::new("/dev").join(&found.disk);
+                        let note = format!("{}, root is partition {}", found.disk, found.number);
+                        context.found = Some(found);
+                        return Ok(note);
+                    }
+                    Err(missing) => missing,
                 }
             }
             RootWish::Device(path) if path.exists() => {
                 context.boot.root = path.clone();
-                return Ok(path.display().to_string());
+                return Ok(format!("{}, not verified", path.display()));
             }
-            RootWish::Device(_) => {}
-        }
+            RootWish::Device(path) => Failure(format!("there is no {}", path.display())),
+        };
         if Instant::now() >= until {
             return Err(Failure(format!(
-                "no disk holds the root ({wish:?}) after {} s; disks seen: {}. \
-                 Is the disk connected, and a driver for it in the image?",
+                "{missing}, after {} s. Is the disk connected, and a driver for it in the image?",
                 ROOT_WAIT.as_secs(),
-                disks().join(" ")
             )));
         }
         let waited = wait_for_device(context, Duration::from_secs(1))?;
@@ -268,46 +242,8 @@ fn wait_for_device(context: &mut Initrd, limit: Duration) -> Result<bool, Failur
     }
 }
 
-/// Names of whole disks.
-fn disks() -> Vec<String> {
-    let class = Path::new("/sys/class/block");
-    let virtual_ = ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"];
-    files::names(class)
-        .into_iter()
-        .filter(|n| !class.join(n).join("partition").exists())
-        .filter(|n| !virtual_.iter().any(|v| n.starts_with(v)))
-        .collect()
-}
-
-/// Looks through all disks for a partition of the root type that holds the filesystem.
-fn search(uuid: &Uuid) -> Option<(String, usize)> {
-    disks().into_iter().find_map(|name| {
-        // A disk without medium or a foreign one is no failure here.
-        let mut disk = File::open(Path::new("/dev").join(&name)).ok()?;
-        let table = grow::read_table(&mut disk).ok()?.table;
-        let number = table.partitions.iter().position(|p| {
-            grow::is_root_type(&p.type_guid)
-                && Superblock::read_at(
-                    &mut disk,
-                    p.offset().get().saturating_add(SUPERBLOCK_OFFSET),
-                )
-                .is_ok_and(|sb| sb.is_some_and(|sb| sb.uuid == *uuid))
-        })?;
-        Some((name, number + 1))
-    })
-}
-
-/// The device of a disk's partition, by its number.
-fn partition_device(disk: &str, number: usize) -> Option<PathBuf> {
-    let base = Path::new("/sys/class/block").join(disk);
-    files::names(&base).into_iter().find_map(|name| {
-        let found = files::read_trimmed(base.join(&name).join("partition")).ok()?;
-        (found == number.to_string()).then(|| Path::new("/dev").join(name))
-    })
-}
-
 fn partitions(context: &mut Initrd) -> Outcome {
-    let Some((disk, _)) = context.disk.clone() else {
+    let Some(disk) = context.found.as_ref().map(|found| found.disk.clone()) else {
         return Ok("left alone".into());
     };
     let path = context.boot.disk.clone();
@@ -387,21 +323,28 @@ fn mount_root(context: &mut Initrd) -> Outcome {
             Err(_) => return Err(Failure("loading ext4 failed".into())),
         }
     }
-    if let Some((disk, number)) = &context.disk {
-        context.boot.root = partition_device(disk, *number)
-            .ok_or_else(|| Failure(format!("the kernel shows no partition {number} of {disk}")))?;
-    }
-    let root = &context.boot.root;
     fs::create_dir_all(NEW_ROOT).context(NEW_ROOT)?;
-    mount(
-        Some(root.as_path()),
-        NEW_ROOT,
-        Some("ext4"),
-        MsFlags::MS_RDONLY,
-        None::<&str>,
-    )
-    .context(format_args!("mounting {}", root.display()))?;
-    Ok(root.display().to_string())
+    match (&context.wish, &context.found) {
+        (Some(RootWish::Verified(hash)), Some(found)) => {
+            let device = found.device()?;
+            let mapped = verity::Mapped::open(&device, &found.tree, hash)?;
+            mount_read_only(mapped.path())?;
+            mapped.keep();
+            context.boot.root.clone_from(&device);
+            Ok(format!("{}, verified as it is read", device.display()))
+        }
+        _ => {
+            let root = &context.boot.root;
+            mount_read_only(root)?;
+            Ok(format!("{}, NOT VERIFIED", root.display()))
+        }
+    }
+}
+
+fn mount_read_only(device: &Path) -> Result<(), Failure> {
+    let (kind, flags) = (Some("ext4"), MsFlags::MS_RDONLY);
+    mount(Some(device), NEW_ROOT, kind, flags, None::<&str>)
+        .context(format_args!("mounting {}", device.display()))
 }
 
 /// Moves the mounts over and becomes the root's init.
@@ -451,35 +394,6 @@ fn empty_initramfs(directory: &Path) {
             drop(fs::remove_dir(&path));
         } else {
             drop(fs::remove_file(&path));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn wishes() {
-        let uuid = "0d3ff44e-23ad-4cd1-8c6a-33f2f3e6d2b4";
-        assert_eq!(
-            root_wish(&format!("quiet root=UUID={uuid} console=ttyS0")).unwrap(),
-            RootWish::Uuid(Uuid::parse_str(uuid).unwrap())
-        );
-        assert_eq!(
-            root_wish("root=/dev/vda2").unwrap(),
-            RootWish::Device("/dev/vda2".into())
-        );
-        assert!(root_wish("quiet").unwrap_err().0.contains("root=UUID"));
-        assert!(root_wish("root=LABEL=x").is_err());
-        assert!(root_wish("root=UUID=xyz").is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn never_panics(text in "\\PC*") {
-            drop(root_wish(&text));
         }
     }
 }

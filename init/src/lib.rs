@@ -7,8 +7,10 @@
 pub mod applet;
 pub mod clock;
 pub mod data;
+pub mod dm;
 pub mod ext4;
 pub mod files;
+pub mod find;
 pub mod gate;
 pub mod grow;
 pub mod initrd;
@@ -36,6 +38,7 @@ pub mod supervisor;
 pub mod sys;
 pub mod uevent;
 pub mod users;
+pub mod verity;
 pub mod watchdog;
 
 /// Ends the life of a result whose failure changes nothing; a comment at the call says why.

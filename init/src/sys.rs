@@ -12,6 +12,7 @@
 //! | EXT4_IOC_RESIZE_FS | fs/ext4/ext4.h |
 //! | adjtimex | sys/timex.h |
 //! | AF_PACKET sockets | packet(7) |
+//! | DM_* | linux/dm-ioctl.h |
 #![expect(unsafe_code, reason = "system calls without a safe wrapper")]
 
 use std::fs::File;
@@ -350,4 +351,24 @@ pub fn kernel_messages_to(terminal: BorrowedFd<'_>, number: u8) -> io::Result<()
     let argument = [11, number];
     // SAFETY: the kernel reads two bytes.
     checked(unsafe { ioctl::tioclinux(terminal.as_raw_fd(), &raw const argument) })
+}
+
+/// Gives the device mapper a command by its number, and its answer in the same buffer. What
+/// both say is [`dm`](crate::dm)'s; `buffer[12..16]` must be its length.
+///
+/// # Errors
+/// ENXIO for a device that isn't there, EBUSY for one that is, or is in use, EINVAL for a
+/// table that its target refuses, and others of the command; EINVAL without asking for a
+/// buffer whose length is not the one it names.
+pub fn device_mapper(control: &File, command: u8, buffer: &mut [u8]) -> io::Result<()> {
+    // The kernel reads and writes as many bytes as the buffer's own data_size says.
+    let named = buffer.get(12..16).and_then(|field| field.try_into().ok());
+    if named.map(u32::from_ne_bytes) != u32::try_from(buffer.len()).ok() {
+        return Err(Errno::EINVAL.into());
+    }
+    // struct dm_ioctl has 312 bytes; more data may follow it.
+    let request = nix::request_code_readwrite!(0xfd, command, 312);
+    // SAFETY: the buffer is valid for the length that it names, which was compared.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), request as _, buffer.as_mut_ptr()) };
+    checked(Errno::result(result))
 }

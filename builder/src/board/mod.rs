@@ -173,7 +173,7 @@ pub struct Packages {
 pub struct Kernel {
     /// The package, or meta package, that brings it.
     pub package: String,
-    /// Words of the command line; `root=` is added by the builder.
+    /// Words of the command line; `roothash=` is added by the builder.
     pub command_line: Vec<String>,
     /// Globs over names of modules for the initrd, which brings their
     /// dependencies.

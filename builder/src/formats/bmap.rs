@@ -18,9 +18,11 @@
 //! | place | left out |
 //! |---|---|
 //! | FAT | clusters that the table has as 0 (`FAT32` in the boot sector at 82) |
-//! | ext4 | blocks that the group's bitmap has as 0 (magic 0xEF53 at byte 1080) |
 //! | another partition | nothing |
 //! | between partitions | all |
+//!
+//! A root has free blocks, but verity's tree has them as zeros: the kernel, reading ahead,
+//! would take what it finds there instead for an attack.
 //!
 //! | offset in FAT's boot sector | size | field |
 //! |---|---|---|
@@ -29,18 +31,6 @@
 //! | 14 | 2 | reserved sectors, before the tables |
 //! | 16 | 1 | number of tables |
 //! | 36 | 4 | sectors of a table |
-//!
-//! | offset in ext4's superblock | size | field |
-//! |---|---|---|
-//! | 4 | 4 | blocks |
-//! | 20 | 4 | first data block |
-//! | 24 | 4 | block size: 1024 << n |
-//! | 32 | 4 | blocks in a group |
-//! | 96 | 4 | incompatible features: 0x80 is 64bit, with larger descriptors |
-//! | 100 | 4 | read-only compatible features: 0x200 is bigalloc |
-//!
-//! Group descriptors of 32 bytes follow in the next block: the bitmap's block at 0, flags
-//! at 18, of which 2 says that the bitmap was never written.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -124,7 +114,7 @@ fn mapped(file: &File, len: u64, table: &Table) -> io::Result<Vec<Range<u64>>> {
     for partition in &table.partitions {
         let (start, size) = (partition.offset().get(), partition.size().get());
         let volume = Volume { file, start };
-        let ranges = match fat(&volume)?.or(ext4(&volume)?) {
+        let ranges = match fat(&volume)? {
             Some(ranges) if ranges.iter().all(|r| r.end <= size) => ranges,
             // Another filesystem, or one that isn't what it says.
             _ => std::iter::once(0..size).collect(),
@@ -188,45 +178,6 @@ fn fat(volume: &Volume<'_>) -> io::Result<Option<Vec<Range<u64>>>> {
     for (n, entry) in (0..).zip(entries.as_chunks::<4>().0.iter().skip(2)) {
         if u32::from_le_bytes(*entry) << 4 != 0 {
             push(&mut ranges, data + n * cluster, cluster);
-        }
-    }
-    Ok(Some(ranges))
-}
-
-/// The used bytes of an ext4 as we write it; `None` if it isn't one.
-fn ext4(volume: &Volume<'_>) -> io::Result<Option<Vec<Range<u64>>>> {
-    let sb = volume.read(1024, 1024)?;
-    let (incompatible, ro_compatible) = (number(&sb, 96, 4), number(&sb, 100, 4));
-    if number(&sb, 56, 2) != 0xef53 || incompatible & 0x80 != 0 || ro_compatible & 0x200 != 0 {
-        return Ok(None);
-    }
-    let (blocks, first) = (number(&sb, 4, 4), number(&sb, 20, 4));
-    let (log, per_group) = (number(&sb, 24, 4), number(&sb, 32, 4));
-    if log > 6 || per_group == 0 || per_group > (8 * 1024) << log || blocks <= first {
-        return Ok(None);
-    }
-    let size = 1024 << log;
-    let groups = (blocks - first).div_ceil(per_group);
-    let Ok(table) = usize::try_from(groups * 32) else {
-        return Ok(None);
-    };
-    let descriptors = volume.read((first + 1) * size, table)?;
-    // Whatever is before the first block: boot code.
-    let mut ranges = Vec::new();
-    push(&mut ranges, 0, first * size);
-    for (group, descriptor) in (0..groups).zip(descriptors.chunks_exact(32)) {
-        let start = first + group * per_group;
-        let count = per_group.min(blocks - start);
-        if number(descriptor, 18, 2) & 2 != 0 {
-            // What such a group uses follows from other fields; all of it is safe.
-            push(&mut ranges, start * size, count * size);
-            continue;
-        }
-        let bitmap = volume.read(number(descriptor, 0, 4) * size, size as usize)?;
-        for n in 0..count {
-            if bitmap[(n / 8) as usize] >> (n % 8) & 1 != 0 {
-                push(&mut ranges, (start + n) * size, size);
-            }
         }
     }
     Ok(Some(ranges))

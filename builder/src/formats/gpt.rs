@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 | protective MBR, primary table ([`slipway_images::layout::gpt`]) |
 //! | 1 MiB | `esp` ([`super::fat`]) |
-//! | behind it | `root-a` ([`super::ext4`]) |
+//! | behind it | `root-a` ([`super::ext4`], then [`super::verity`]) |
 //! | last 33 sectors | backup table |
 
 use std::fs::File;

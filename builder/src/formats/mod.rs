@@ -11,4 +11,5 @@ pub mod iso9660;
 pub mod sparse;
 pub(crate) mod store;
 pub mod uki;
+pub mod verity;
 pub mod zst;

@@ -1,7 +1,7 @@
 //! From an image file to a node one owns, as a person goes it: seeds are made, the image is
 //! flashed with one, the machine is switched on, and the credential that was made before it
-//! existed opens it, as ssh does with a key of the seed. Then its seed is changed from afar,
-//! and at last it is reset.
+//! existed opens it, as ssh does with a key of the seed. Nothing can write to its root. Then
+//! its seed is changed from afar, it is reset, and at last a bit of its root is flipped.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,6 +12,7 @@ use slipway_images::node::PORT;
 use slipway_qemu::harness::{Node, Setup};
 use slipway_qemu::machine::OnReboot;
 
+use super::immutable;
 use super::machine::{MINUTE, image, run};
 
 pub const NODE: &str = "home-server-1";
@@ -84,7 +85,7 @@ impl Owned {
     }
 
     /// What a command in the node's shell says.
-    fn shell(&self, line: &str) -> String {
+    pub fn shell(&self, line: &str) -> String {
         let mut child = self
             .command("home/operator.pem", &["shell"])
             .stdin(Stdio::piped())
@@ -171,6 +172,7 @@ fn a_flashed_node_is_reached_changed_and_reset() {
     assert!(owned.operator(&["status"]).contains(NODE));
     assert!(owned.shell("cat /etc/mark").contains("flashed"));
     let first = owned.machine_id();
+    immutable::nothing_else_is_writable(&owned);
 
     // The same names, another CA.
     let stranger = owned
@@ -246,6 +248,9 @@ fn a_flashed_node_is_reached_changed_and_reset() {
     owned.wait_booted("from the boot partition", "grown to ", "none");
     assert_eq!(owned.machine_id(), second);
     owned.node.power_down(2 * MINUTE);
+
+    let card = owned.at("card");
+    immutable::a_flipped_bit_restarts_it(&mut owned.node, &card);
 }
 
 /// Each step of the first boot, as the console names it when it is done; the power goes then.

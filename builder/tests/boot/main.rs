@@ -15,6 +15,7 @@
 
 mod fetched;
 mod flashed;
+mod immutable;
 mod machine;
 mod slots;
 

@@ -102,23 +102,18 @@ fn bmaptool_refuses_a_map_that_was_tampered_with() {
     assert!(!out.status.success(), "{}", text(&out));
 }
 
+/// Verity's tree has free blocks as zeros, so they must be.
 #[test]
-fn free_blocks_are_those_that_dumpe2fs_counts() {
+fn each_block_of_the_root_is_mapped() {
     let dir = tempfile::tempdir().unwrap();
-    let image = with_map(dir.path());
-    let shown = run("dumpe2fs", &["-h", str(&cut_out(&image, "root-a"))]);
-    let count = |key: &str| -> u64 {
-        let line = shown.lines().find(|l| l.starts_with(key)).unwrap();
-        line.rsplit(' ').next().unwrap().parse().unwrap()
-    };
-    let used = count("Block count:") - count("Free blocks:");
+    with_map(dir.path());
     let root = table().partition("root-a").cloned().unwrap();
     let (first, last) = (root.offset().get() / 4096, root.end().get() / 8);
     let mapped: u64 = ranges(&dir.path().join("x.img.bmap"))
         .into_iter()
         .map(|(a, b)| (b + 1).min(last).saturating_sub(a.max(first)))
         .sum();
-    assert_eq!(mapped, used);
+    assert_eq!(mapped, last - first);
 }
 
 #[test]

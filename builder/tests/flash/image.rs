@@ -1,6 +1,7 @@
 //! What is written beside an image: the entry for Raspberry Pi Imager.
 
 use slipway::board::Board;
+use slipway::formats::verity::Verity;
 use slipway::imager::Repository;
 use slipway::manifest::{File, Manifest, RootSizes};
 
@@ -26,6 +27,11 @@ fn imager_gets_what_it_needs() {
             used: 0,
             entries: 0,
             largest: Vec::new(),
+        },
+        verity: Verity {
+            root_hash: "c".repeat(64).parse().unwrap(),
+            offset: 0,
+            size: 0,
         },
         recipe: Vec::new(),
         warnings: Vec::new(),

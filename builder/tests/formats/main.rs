@@ -14,6 +14,7 @@ mod fat;
 mod initrd;
 mod measure;
 mod uki;
+mod verity;
 mod zst;
 
 use std::fs::File;
