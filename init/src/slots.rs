@@ -189,8 +189,11 @@ impl Keeper {
     }
 }
 
-/// Opens a block device for writing, alone.
-fn open(device: &Path) -> io::Result<File> {
+/// Opens the boot partition's device for writing, alone; waits a while for who else has it.
+///
+/// # Errors
+/// Those of open(2): EBUSY while it is mounted or another has it.
+pub fn open(device: &Path) -> io::Result<File> {
     let until = Instant::now() + PATIENCE;
     loop {
         let opened = File::options()

@@ -127,15 +127,16 @@ fn a_new_version_is_tried_and_committed_when_it_is_healthy() {
     let trial = [("slots", "b trial, runs, 2 more tries")];
     owned.wait_phases(&trial);
     let status = owned.operator(&["status"]);
-    assert!(status.contains("b trial, the new one, runs"), "{status}");
+    // The version is the one that its root says, as soon as that runs.
+    assert!(status.contains("slot        b trial, "), "{status}");
     // A reboot in order gives the try back...
     owned.operator(&["reboot"]);
     // ...and so does a power cut.
-    let line = owned.node.wait_console("] slots ", 3 * MINUTE);
+    let line = owned.node.wait_console("] slots ", 6 * MINUTE);
     assert!(line.contains(trial[0].1), "{line}");
     owned.node.cut_power();
     owned.node.power_on();
-    let line = owned.node.wait_console("] slots ", 3 * MINUTE);
+    let line = owned.node.wait_console("] slots ", 6 * MINUTE);
     assert!(line.contains(trial[0].1), "{line}");
     owned
         .node
@@ -151,18 +152,17 @@ fn a_new_version_is_tried_and_committed_when_it_is_healthy() {
 #[ignore = "boots a machine: run with --ignored"]
 fn a_version_that_never_gets_up_is_left_and_the_old_one_says_why() {
     let mut owned = staged(|root| {
-        let gone = "kill_file /usr/lib/slipway/init";
+        let gone = "rm /usr/lib/slipway/init";
         run(Command::new("debugfs").args(["-w", "-R", gone]).arg(root));
-        run(Command::new("debugfs")
-            .args(["-w", "-R", "rm /usr/lib/slipway/init"])
-            .arg(root));
     });
     for _ in 0..slipway_images::slot::TRIES {
         owned
             .node
-            .wait_console("switching to the root failed", 3 * MINUTE);
+            .wait_console("switching to the root failed", 6 * MINUTE);
     }
-    owned.wait_phases(&[("slots", "a good, runs; b bad, the new one")]);
+    let line = owned.node.wait_console("] slots ", 6 * MINUTE);
+    assert!(line.contains("a good, runs; b bad, the new one"), "{line}");
+    owned.wait_phases(&[]);
     let status = owned.operator(&["status"]);
     let why = "b bad, the new one: it didn't get far enough to say why";
     assert!(status.contains(why), "{status}");

@@ -163,10 +163,10 @@ impl Word for Span {
     const TEXT: Text = text("time, such as `90s`, `10m`, `2h`");
 
     fn parse(text: &str) -> Result<Self, String> {
-        let span = parse_duration(text)?;
-        match (span.as_secs(), span.subsec_nanos()) {
-            (seconds @ 1..=86_400, 0) => Ok(Self(seconds)),
-            _ => Err("is no time of whole seconds, from one second to a day".into()),
+        let span = parse_duration(text).ok().filter(|s| s.subsec_nanos() == 0);
+        match span.map(|span| span.as_secs()) {
+            Some(seconds @ 1..=86_400) => Ok(Self(seconds)),
+            _ => Err("is no time: a whole number and s, m or h, from 1s to 24h".into()),
         }
     }
 }

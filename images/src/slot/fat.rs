@@ -35,12 +35,15 @@
 //!
 //! Source: Microsoft's FAT specification 1.03. Directory entries are [`dirent`]'s.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::collections::BTreeSet;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 
+use super::Disk;
 use super::dirent::{self, SLOT};
+use table::Table;
+
+mod place;
+mod table;
 
 /// Bytes of a sector: what a disk writes whole or not at all.
 pub const SECTOR: u64 = 512;
@@ -52,55 +55,6 @@ const END: u32 = 0x0fff_fff8;
 const TABLE_LIMIT: u64 = 32 << 20;
 /// Directories below directories.
 const DEPTH: u32 = 16;
-
-/// Where a volume lies: a partition's device, an image, or what a test records.
-pub trait Disk {
-    /// Fills `buffer` from `offset`.
-    ///
-    /// # Errors
-    /// Those of pread(2); also when there is less.
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
-
-    /// Writes `bytes` at `offset`; on the medium only after [`flush`](Self::flush).
-    ///
-    /// # Errors
-    /// Those of pwrite(2).
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-
-    /// Waits until all that was written is on the medium.
-    ///
-    /// # Errors
-    /// Those of fsync(2).
-    fn flush(&mut self) -> io::Result<()>;
-}
-
-impl Disk for File {
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.read_exact_at(buffer, offset)
-    }
-
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.sync_data()
-    }
-}
-
-impl<D: Disk + ?Sized> Disk for &mut D {
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        (**self).read_at(offset, buffer)
-    }
-
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        (**self).write_at(offset, bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        (**self).flush()
-    }
-}
 
 /// Why a volume can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -526,93 +480,6 @@ impl<D: Disk> Volume<D> {
         }
         Ok(())
     }
-
-    /// Writes a new entry into one sector.
-    fn insert(
-        &mut self,
-        directory: u32,
-        name: &str,
-        first: u32,
-        size: u32,
-    ) -> Result<Entry, FatError> {
-        let others = self.entries(directory)?;
-        let slots = self.encode(directory, &others, name, first, size)?;
-        let (bytes, offsets) = self.raw_directory(directory)?;
-        let at = match dirent::room(&bytes, slots.len()) {
-            Some(room) => {
-                // What was behind the directory's end until now, and is skipped, is deleted.
-                if !room.skipped.is_empty() {
-                    for slot in room.skipped {
-                        let offset = self.slot_offset(&offsets, slot);
-                        self.disk.write_at(offset, &[dirent::DELETED])?;
-                    }
-                    self.flush()?;
-                }
-                self.slot_offset(&offsets, room.slot)
-            }
-            None => self.extend(directory, &bytes, &offsets)?,
-        };
-        self.write_slots(at, &slots)?;
-        self.flush()?;
-        Ok(Entry {
-            name: name.to_owned(),
-            is_dir: false,
-            first_cluster: first,
-            size,
-            slots: (0..slots.len()).map(|i| at + (i * SLOT) as u64).collect(),
-        })
-    }
-
-    /// Adds an empty cluster to a directory, and gives its offset.
-    fn extend(&mut self, directory: u32, bytes: &[u8], offsets: &[u64]) -> Result<u64, FatError> {
-        let mut table = Table::read(self)?;
-        let new = table.allocate(1)?[0];
-        let offset = self.offset(new);
-        self.disk
-            .write_at(offset, &vec![0; usize::try_from(self.cluster).unwrap_or(0)])?;
-        for slot in dirent::tail(bytes) {
-            let offset = self.slot_offset(offsets, slot);
-            self.disk.write_at(offset, &[dirent::DELETED])?;
-        }
-        table.write(self)?;
-        self.flush()?;
-        let last = self.chain(directory)?.last().copied().unwrap_or(directory);
-        table.set(last, new);
-        table.write(self)?;
-        table.write_count(self)?;
-        self.flush()?;
-        Ok(offset)
-    }
-
-    fn encode(
-        &self,
-        directory: u32,
-        others: &[Entry],
-        name: &str,
-        first: u32,
-        size: u32,
-    ) -> Result<Vec<[u8; SLOT]>, FatError> {
-        debug_assert!(self.holds(directory));
-        // The same name for the same file is what a rename that was cut is repeated with.
-        let another = |e: &Entry| first == 0 || e.first_cluster != first;
-        let taken = |e: &Entry| e.name.eq_ignore_ascii_case(name) && another(e);
-        if others.iter().any(taken) {
-            return Err(FatError::Unusable(format!("there is a `{name}` already")));
-        }
-        let long: Vec<&str> = others.iter().map(|e| e.name.as_str()).collect();
-        dirent::encode(name, &long, first, size)
-            .ok_or_else(|| FatError::Unusable(format!("`{name}` can't be a file's name")))
-    }
-
-    fn write_slots(&mut self, at: u64, slots: &[[u8; SLOT]]) -> Result<(), FatError> {
-        // The whole sector, so that it is one write whatever lies between.
-        let start = at / SECTOR * SECTOR;
-        let mut sector = [0; SECTOR as usize];
-        self.disk.read_at(start, &mut sector)?;
-        let from = (at - start) as usize;
-        sector[from..from + slots.len() * SLOT].copy_from_slice(&slots.concat());
-        Ok(self.disk.write_at(start, &sector)?)
-    }
 }
 
 /// Follows a chain; `next` reads a table's entry.
@@ -632,117 +499,6 @@ fn walk(
     }
     let why = format!("the chain of cluster {first} is broken at {cluster}");
     Err(FatError::Unusable(why))
-}
-
-/// The first table in memory.
-struct Table {
-    entries: Vec<u32>,
-    changed: BTreeSet<u32>,
-    end: u32,
-}
-
-impl Table {
-    fn read<D: Disk>(volume: &mut Volume<D>) -> Result<Self, FatError> {
-        let mut bytes = vec![0; volume.end as usize * 4];
-        volume.disk.read_at(volume.tables, &mut bytes)?;
-        Ok(Self {
-            entries: bytes.chunks_exact(4).map(|b| le32(b, 0)).collect(),
-            changed: BTreeSet::new(),
-            end: volume.end,
-        })
-    }
-
-    fn is_taken(&self, cluster: u32) -> bool {
-        // One that is marked bad isn't free either.
-        !matches!(self.get(cluster), 0 | 0x0fff_fff7)
-    }
-
-    fn get(&self, cluster: u32) -> u32 {
-        self.entries.get(cluster as usize).copied().unwrap_or(0) & MASK
-    }
-
-    fn set(&mut self, cluster: u32, value: u32) {
-        if let Some(entry) = self.entries.get_mut(cluster as usize) {
-            *entry = *entry & !MASK | value & MASK;
-            self.changed.insert(cluster);
-        }
-    }
-
-    fn allocate(&mut self, count: usize) -> Result<Vec<u32>, FatError> {
-        let free = (2..self.end).filter(|c| self.get(*c) == 0);
-        let chain: Vec<u32> = free.take(count).collect();
-        if chain.len() < count {
-            return Err(FatError::Full {
-                needed: count,
-                free: chain.len(),
-            });
-        }
-        for pair in chain.windows(2) {
-            self.set(pair[0], pair[1]);
-        }
-        if let Some(last) = chain.last() {
-            self.set(*last, MASK);
-        }
-        Ok(chain)
-    }
-
-    fn free(&mut self, chain: Vec<u32>) {
-        for cluster in chain {
-            self.set(cluster, 0);
-        }
-    }
-
-    /// Notes where another table differs from the first.
-    fn equalise<D: Disk>(&mut self, volume: &mut Volume<D>) -> Result<(), FatError> {
-        for copy in 1..volume.copies {
-            let mut bytes = vec![0; volume.end as usize * 4];
-            let offset = volume.tables + copy * volume.table;
-            volume.disk.read_at(offset, &mut bytes)?;
-            let differ = (2..volume.end)
-                .zip(bytes.chunks_exact(4).skip(2))
-                .filter(|(c, b)| le32(b, 0) & MASK != self.get(*c))
-                .map(|(c, _)| c);
-            let differ: Vec<u32> = differ.collect();
-            self.changed.extend(differ);
-        }
-        Ok(())
-    }
-
-    /// Writes the sectors that have changed, in every table. No flush.
-    fn write<D: Disk>(&mut self, volume: &mut Volume<D>) -> Result<(), FatError> {
-        let per_sector = SECTOR as u32 / 4;
-        let sectors: BTreeSet<u32> = self.changed.iter().map(|c| c / per_sector).collect();
-        let mut images = BTreeMap::new();
-        for sector in sectors {
-            let offset = volume.tables + u64::from(sector) * SECTOR;
-            let mut bytes = [0; SECTOR as usize];
-            // Behind the last cluster's there may be entries that are not in memory.
-            volume.disk.read_at(offset, &mut bytes)?;
-            let first = sector * per_sector;
-            for (cluster, place) in (first..self.end).zip(bytes.chunks_exact_mut(4)) {
-                if let Some(entry) = self.entries.get(cluster as usize) {
-                    place.copy_from_slice(&entry.to_le_bytes());
-                }
-            }
-            images.insert(offset, bytes);
-        }
-        for copy in 0..volume.copies {
-            for (offset, bytes) in &images {
-                volume.disk.write_at(offset + copy * volume.table, bytes)?;
-            }
-        }
-        self.changed.clear();
-        Ok(())
-    }
-
-    /// Writes how many clusters are free; whoever finds it wrong after a cut counts himself.
-    fn write_count<D: Disk>(&self, volume: &mut Volume<D>) -> Result<(), FatError> {
-        if let Some(info) = volume.info {
-            let free = (2..self.end).filter(|c| self.get(*c) == 0).count() as u32;
-            volume.disk.write_at(info + 488, &free.to_le_bytes())?;
-        }
-        Ok(())
-    }
 }
 
 fn le16(bytes: &[u8], at: usize) -> u16 {

@@ -47,6 +47,7 @@
 
 mod boot;
 mod dirent;
+mod disk;
 pub mod fat;
 pub mod name;
 mod record;
@@ -57,7 +58,8 @@ mod write;
 use serde::{Deserialize, Serialize};
 
 pub use boot::{BootError, BootMethod, Bootable, Found, Present};
-pub use fat::{Disk, FatError};
+pub use disk::Disk;
+pub use fat::FatError;
 pub use record::{BadVersion, Content, RECORD_FILE, RECORD_SIZE, Record, Trial};
 pub use state::{Refused, State, Step};
 pub use systemd_boot::{DIRECTORY, SystemdBoot, shipped_name};
@@ -481,6 +483,3 @@ impl<B: BootMethod> Slots<B> {
         Ok(Inactive::new(self))
     }
 }
-
-#[cfg(test)]
-mod tests;

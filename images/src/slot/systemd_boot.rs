@@ -7,9 +7,10 @@
 //! towards a slot that is booted sooner or longer, so of two names that a cut has left for
 //! one file, the one that is nearer to good is meant.
 
+use super::Disk;
 use super::Slot;
 use super::boot::{BootError, BootMethod, Bootable, Found};
-use super::fat::{Disk, Entry, FatError, Volume};
+use super::fat::{Entry, FatError, Volume};
 use super::name::{Kind, Name, Tries};
 use super::record::{COPY, RECORD_FILE, RECORD_SIZE, Record};
 

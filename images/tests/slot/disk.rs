@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,8 +25,9 @@ pub type Sector = [u8; SECTOR as usize];
 pub enum Event {
     /// These sectors were written.
     Write(Vec<(u64, Sector)>),
-    /// All before is on the medium.
-    Flush,
+    /// All before in this range of sectors is on the medium. What is elsewhere may still be in
+    /// the page cache: another partition's device has its own.
+    Flush(Range<u64>),
 }
 
 /// A disk in memory: what is on the medium, and what happened since.
@@ -163,7 +165,8 @@ impl Disk for Part {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.disk.borrow_mut().log.push(Event::Flush);
+        let range = self.start / SECTOR..(self.start + self.len) / SECTOR;
+        self.disk.borrow_mut().log.push(Event::Flush(range));
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! Power cuts: each state that one can leave is judged by the loader's model and fsck.vfat.
 //!
 //! What the library does from one boot to the next is recorded. The power is cut at every
-//! flush, and between two flushes with a random part of the sectors written since on the
-//! medium: a disk's cache keeps no order. In each state
+//! flush, and between two flushes with a random part of the sectors that are not flushed yet
+//! on the medium: caches keep no order, and a partition's flush is no other's. In each state
 //!
 //! * the loader has one first choice, and what it starts is whole: unified kernel image and
 //!   root of one version;
@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 use slipway_images::slot::{Leaving, Slot, State};
 
-use super::disk::{Event, Recorder, Shown};
+use super::disk::{Event, Recorder, Sector, Shown};
 use super::loader;
 use super::machine::{Version, flashed, on, runs, update};
 
@@ -221,10 +221,10 @@ fn a_power_cut_at_any_moment_leaves_one_whole_thing_to_boot() {
     let recordings = story.len();
     for mut recording in story {
         let shown = &mut recording.before;
-        for (n, pending) in intervals(&recording.log).iter().enumerate() {
+        for (n, interval) in intervals(&recording.log).iter().enumerate() {
             for sample in 0..samples {
                 let share = 1 + dice.roll(9);
-                let some: Vec<_> = (pending.iter())
+                let some: Vec<_> = (interval.pending.iter())
                     .filter(|_| dice.roll(10) < share)
                     .copied()
                     .collect();
@@ -233,7 +233,7 @@ fn a_power_cut_at_any_moment_leaves_one_whole_thing_to_boot() {
                 judge(shown, &at, &mut tally);
                 shown.restore();
             }
-            shown.put(pending);
+            shown.put(&interval.flushed);
             shown.keep();
             judge(
                 shown,
@@ -255,23 +255,33 @@ fn a_power_cut_at_any_moment_leaves_one_whole_thing_to_boot() {
     assert!(tally.states >= wanted, "{} states", tally.states);
 }
 
-/// What was written between two flushes.
-fn intervals(log: &[Event]) -> Vec<Vec<(u64, [u8; 512])>> {
+/// What isn't on the medium for sure before a flush, and what is after it.
+struct Interval {
+    pending: Vec<(u64, Sector)>,
+    flushed: Vec<(u64, Sector)>,
+}
+
+/// From one flush to the next.
+fn intervals(log: &[Event]) -> Vec<Interval> {
     let mut all = Vec::new();
-    let mut pending = Vec::new();
+    let mut pending: Vec<(u64, Sector)> = Vec::new();
     for event in log {
         match event {
             Event::Write(sectors) => pending.extend(sectors.iter().copied()),
-            Event::Flush => {
-                if !pending.is_empty() {
-                    all.push(std::mem::take(&mut pending));
+            Event::Flush(range) => {
+                let (flushed, rest): (Vec<_>, Vec<_>) =
+                    (pending.iter().copied()).partition(|(n, _)| range.contains(n));
+                let pending = std::mem::replace(&mut pending, rest);
+                if !flushed.is_empty() {
+                    all.push(Interval { pending, flushed });
                 }
             }
         }
     }
     // Broken off before its flush.
     if !pending.is_empty() {
-        all.push(pending);
+        let flushed = pending.clone();
+        all.push(Interval { pending, flushed });
     }
     all
 }
