@@ -288,7 +288,8 @@ impl Loop {
         }
     }
 
-    /// Takes its time servers, and opens or closes ssh. Not here in the main loop: a key may have to be made.
+    /// Takes its time servers, and opens or closes ssh. Not here in the main loop: a key may
+    /// have to be made.
     fn follow_seed(&self) {
         if self.ending.is_some() {
             return;

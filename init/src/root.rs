@@ -374,10 +374,11 @@ fn network(root: &mut Root) -> Outcome {
     if let Some(handle) = &root.network {
         return handle.change(network, hostname);
     }
-    let id = machine_id(root)?;
+    // A disk that can't be written is no reason to be out of reach.
+    let id = machine_id(root).inspect_err(|failure| say!("no DHCPv6: {failure}"));
     let shared = Shared {
         hostname,
-        duid: Some(net::dhcp6::duid(&id)),
+        duid: id.ok().map(|id| net::dhcp6::duid(&id)),
         resolv: Resolv::new("/etc/resolv.conf".into()),
         time_servers: root.time_servers.clone(),
     };

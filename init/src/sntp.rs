@@ -241,8 +241,9 @@ pub fn run(servers: &TimeServers, floor: i64, online: &AtomicBool, mut wake: imp
     let mut good = false;
     let mut told = false;
     loop {
+        let seen = servers.changes();
         if !servers.are_on() {
-            servers.wait(POLL);
+            servers.wait(POLL, seen);
             continue;
         }
         if !online.load(Ordering::Acquire) {
@@ -270,7 +271,7 @@ pub fn run(servers: &TimeServers, floor: i64, online: &AtomicBool, mut wake: imp
                 pause = if good { POLL } else { (pause * 2).min(POLL) };
             }
         }
-        servers.wait(pause);
+        servers.wait(pause, seen);
     }
 }
 

@@ -17,7 +17,7 @@ use ureq::http::{Method, Request, Response};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-pub use apply::{Applied, parse_documents};
+pub use apply::{Applied, is_from_manifest, parse_documents};
 pub use error::ApiError;
 
 use crate::kubeconfig::Kubeconfig;

@@ -1,10 +1,13 @@
-//! The manifests of the system image, applied when they changed.
+//! The manifests of the system image, applied when they changed; what is in none any more is
+//! removed ([`crate::inventory`]).
 
 use std::path::{Path, PathBuf};
 
-use slipway_access::api::Client;
+use slipway_access::api::{Client, parse_documents};
+use slipway_images::info::ImageInfo;
 
 use crate::error::{Context, Error};
+use crate::inventory::{Entry, Inventory};
 use crate::options::Config;
 
 /// The field manager of everything applied.
@@ -49,33 +52,63 @@ pub fn apply_own(client: &Client) -> Result<usize, Error> {
     Ok(client.apply_yaml(OWN, MANAGER)?)
 }
 
-/// Applies every manifest of the image, in the order of their names. One that fails
-/// doesn't keep the others from being applied; the first error is returned.
+/// Applies every manifest of the image, in the order of their names, and removes what an
+/// earlier image had and this one hasn't. One that fails doesn't keep the others from being
+/// applied, but nothing is removed then; the first error is returned. Without a directory of
+/// manifests nothing is done at all.
 pub fn apply(config: &Config, client: &Client) -> Result<usize, Error> {
+    let Some(paths) = manifests(&config.paths.addons())? else {
+        return Ok(0);
+    };
     let mut written = 0;
     let mut first = None;
-    for path in manifests(&config.paths.addons())? {
-        match apply_one(config, client, &path) {
-            Ok(count) => written += count,
-            Err(error) => {
-                crate::log::info!("add-on {}: {error}", path.display());
-                first.get_or_insert(error);
-            }
+    let mut failed = |path: &Path, error| {
+        crate::log::info!("add-on {}: {error}", path.display());
+        first.get_or_insert(error);
+    };
+    let mut addons = Vec::new();
+    for path in paths {
+        match read(config, &path) {
+            Ok((text, entries)) => addons.push((path, text, entries)),
+            Err(error) => failed(&path, error),
         }
     }
-    first.map_or(Ok(written), Err)
+    let all = addons.iter().flat_map(|(_, _, entries)| entries);
+    let all: Vec<Entry> = all.cloned().collect();
+    // An image that doesn't say when it was built is as old as can be.
+    let built = ImageInfo::read(&config.paths.image_info()).map_or(0, |image| image.built);
+    let mut inventory = Inventory::read(client)?;
+    inventory.begin(client, &all, built)?;
+    for (path, text, _) in &addons {
+        match client.apply_yaml(text, MANAGER) {
+            Ok(count) => written += count,
+            Err(error) => failed(path, error.into()),
+        }
+    }
+    if let Some(error) = first {
+        return Err(error);
+    }
+    inventory.end(client, &all, built)?;
+    Ok(written)
 }
 
-fn apply_one(config: &Config, client: &Client, path: &Path) -> Result<usize, Error> {
+/// A manifest with the cluster's values, and the objects in it.
+fn read(config: &Config, path: &Path) -> Result<(String, Vec<Entry>), Error> {
     let text = std::fs::read_to_string(path).context(|| format!("read {}", path.display()))?;
-    Ok(client.apply_yaml(&fill(config, &text), MANAGER)?)
+    let text = fill(config, &text);
+    let entries = parse_documents(&text)?
+        .iter()
+        .filter_map(Entry::of)
+        .collect();
+    Ok((text, entries))
 }
 
-fn manifests(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+/// `None` without a directory.
+fn manifests(directory: &Path) -> Result<Option<Vec<PathBuf>>, Error> {
     let action = || format!("list {}", directory.display());
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).context(action),
     };
     let mut manifests = Vec::new();
@@ -89,7 +122,7 @@ fn manifests(directory: &Path) -> Result<Vec<PathBuf>, Error> {
         }
     }
     manifests.sort();
-    Ok(manifests)
+    Ok(Some(manifests))
 }
 
 /// Puts the cluster's values into a manifest.
@@ -122,6 +155,6 @@ mod tests {
 
     #[test]
     fn the_own_manifest_parses() {
-        assert_eq!(slipway_access::api::parse_documents(OWN).unwrap().len(), 2);
+        assert_eq!(parse_documents(OWN).unwrap().len(), 2);
     }
 }

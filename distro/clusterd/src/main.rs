@@ -13,6 +13,7 @@ mod error;
 mod files;
 mod identity;
 mod images;
+mod inventory;
 mod keeper;
 mod log;
 mod network;

@@ -38,10 +38,15 @@ impl TimeServers {
         }
     }
 
-    /// Waits so long, or until others are chosen.
-    pub fn wait(&self, time: Duration) {
+    /// How often the choice has changed: to be asked for before what is chosen is.
+    pub fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    /// Waits so long, or until the choice is another than when [`changes`](Self::changes)
+    /// said `seen`.
+    pub fn wait(&self, time: Duration, seen: u64) {
         let named = self.lock();
-        let seen = named.changes;
         let unchanged = |named: &mut Named| named.changes == seen;
         // What is behind the lock is looked at again in any case.
         drop(self.0.1.wait_timeout_while(named, time, unchanged));
@@ -64,5 +69,39 @@ impl TimeServers {
             false => named.chosen.clone(),
             true => named.by_network.values().flatten().cloned().collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_choice_ends_the_waiting() {
+        let servers = TimeServers::default();
+        let network = || Source::Dhcp("eth0".into());
+        servers.set(network(), vec!["192.0.2.1".into()]);
+        assert_eq!(servers.all(), ["192.0.2.1"]);
+        let seen = servers.changes();
+        servers.choose(&Ntp::default());
+        assert_eq!(servers.changes(), seen, "that was the choice already");
+        let waiting = {
+            let servers = servers.clone();
+            std::thread::spawn(move || servers.wait(Duration::from_secs(3600), seen))
+        };
+        servers.choose(&Ntp {
+            servers: vec!["a.example".into()],
+            pools: vec!["b.example".into()],
+            ..Ntp::default()
+        });
+        waiting.join().unwrap();
+        assert_eq!(servers.all(), ["a.example", "b.example"]);
+        servers.choose(&Ntp {
+            enabled: false,
+            ..Ntp::default()
+        });
+        assert!(!servers.are_on());
+        // What came before the waiting isn't missed.
+        servers.wait(Duration::from_secs(3600), seen);
     }
 }

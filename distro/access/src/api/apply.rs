@@ -29,6 +29,12 @@ struct ResourceList {
     resources: Vec<Resource>,
 }
 
+/// Whether an object was applied from a manifest, and is none that took its place.
+#[must_use]
+pub fn is_from_manifest(object: &Value) -> bool {
+    !object["metadata"]["annotations"][DIGEST_ANNOTATION].is_null()
+}
+
 /// What applying an object did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
