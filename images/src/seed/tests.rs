@@ -148,6 +148,19 @@ fn wrong_values_are_refused_with_their_line() {
     assert!(refusal(&one).contains("ca: lacks `etcd`"));
 }
 
+/// Who asks for encryption must not find out later that data lies there in the clear.
+#[test]
+fn encryption_is_refused_with_its_line_as_long_as_it_is_not_done() {
+    for wish in ["tpm2", "passphrase-file"] {
+        let text = refusal(&format!("slipway:\n  data:\n    encrypt: {wish}\n"));
+        assert!(
+            text.contains("slipway.data.encrypt: can't be done"),
+            "{text}"
+        );
+        assert!(text.contains(":4:14"), "{text}");
+    }
+}
+
 #[test]
 fn errors_show_no_secret() {
     let half = ca("cluster").replace("-----END PRIVATE KEY-----", "");
