@@ -18,6 +18,7 @@ use slipway_images::slot::{
     Leaving, STATUS_FILE, Slot, SlotStatus, Slots, SlotsStatus, State, SystemdBoot,
 };
 
+use crate::find::{self, RootWish};
 use crate::phase::{Context, Failure, Outcome};
 use crate::{files, say};
 
@@ -91,6 +92,10 @@ impl Keeper {
         let info = ImageInfo::read(&root.join(IMAGE_INFO_PATH.trim_start_matches('/')))?;
         let boot = files::read_trimmed(root.join("proc/sys/kernel/random/boot_id"))
             .context("this boot's id")?;
+        let cmdline = files::read_trimmed(root.join("proc/cmdline")).context("/proc/cmdline")?;
+        let RootWish::Verified(hash) = find::root_wish(&cmdline)? else {
+            return Ok("none: this root isn't verified".into());
+        };
         *self.lock() = Some(Node {
             root: root.to_owned(),
             esp: esp.to_owned(),
@@ -98,7 +103,7 @@ impl Keeper {
             on_trial: false,
         });
         let status = self.change(|slots| {
-            slots.arrive(&boot, &info.version, &info.root_uuid.to_string())?;
+            slots.arrive(&boot, &info.version, &hash.to_string())?;
             Ok(())
         })?;
         Ok(status.map_or_else(String::new, |status| note(&status)))

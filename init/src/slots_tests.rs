@@ -24,6 +24,8 @@ fn root_on(partition: &str) -> tempfile::TempDir {
     let event = format!("PARTN=2\nPARTNAME={partition}\n");
     fs::write(at("sys/dev/block/254:0/slaves/vda2/uevent"), event).unwrap();
     fs::write(at("proc/sys/kernel/random/boot_id"), "boot-1\n").unwrap();
+    let hash = "5".repeat(64);
+    fs::write(at("proc/cmdline"), format!("quiet roothash={hash}\n")).unwrap();
     let info = ImageInfo {
         board: "test".into(),
         version: "2.0".into(),

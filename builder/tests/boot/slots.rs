@@ -9,9 +9,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use slipway::formats::verity;
+use slipway::progress::{Progress, Style};
 use slipway_images::layout::{self, Partition, Sectors, Table};
 use slipway_images::node::PORT;
 use slipway_images::slot::{BootMethod as _, Disk, Plan, Slot, Slots, SystemdBoot, Verified};
+use slipway_images::verity::{BLOCK, RootHash, Superblock};
 use slipway_qemu::harness::Setup;
 use slipway_qemu::machine::OnReboot;
 
@@ -62,27 +65,49 @@ fn staged(change: impl FnOnce(&Path)) -> Owned {
     let part = |name: &str| table.partition(name).unwrap().clone();
     let open = || File::options().read(true).write(true).open(&card).unwrap();
 
-    // Its root: the same with another UUID.
-    let (root, mut bytes) = (at("root"), vec![0; part("root-a").size().get() as usize]);
-    Part(open(), part("root-a")).read_at(0, &mut bytes).unwrap();
-    fs::write(&root, &bytes).unwrap();
-    run(Command::new("tune2fs").args(["-U", NEW_ROOT]).arg(&root));
-    change(&root);
-    let changed = fs::read(&root).unwrap();
-    Part(open(), part("root-b")).write_at(0, &changed).unwrap();
-
-    // Its kernel image: the same with another root in its command line.
+    // Its kernel image, which names its root by the root hash.
     let esp = || SystemdBoot::open(Part(open(), part(layout::ESP))).unwrap();
     let mut uki = vec![0; payload_size(&card, &part(layout::ESP))];
     esp().read(Slot::A, 0, &mut uki).unwrap();
-    let key = b"root=UUID=";
+    let key = b"roothash=";
     let found = uki.windows(key.len()).position(|w| w == key).unwrap() + key.len();
-    uki[found..found + NEW_ROOT.len()].copy_from_slice(NEW_ROOT.as_bytes());
+    let old: RootHash = std::str::from_utf8(&uki[found..found + 64])
+        .unwrap()
+        .parse()
+        .unwrap();
+
+    // Its root: the same with another UUID, and a tree for that.
+    let root = at("root");
+    let (a, b) = (part("root-a"), part("root-b"));
+    let mut bytes = vec![0; a.size().get() as usize];
+    Part(open(), a).read_at(0, &mut bytes).unwrap();
+    let filesystem = tree_offset(&bytes, &old);
+    bytes.truncate(filesystem as usize);
+    fs::write(&root, &bytes).unwrap();
+    run(Command::new("tune2fs").args(["-U", NEW_ROOT]).arg(&root));
+    change(&root);
+    let grown = File::options().read(true).write(true).open(&root).unwrap();
+    grown.set_len(b.size().get()).unwrap();
+    let place = verity::Slot {
+        offset: 0,
+        size: b.size().get(),
+        filesystem,
+        board: "x86_64",
+    };
+    let progress = Progress::with_style(Style::Quiet);
+    let hash = verity::append(&grown, place, 1, &progress)
+        .unwrap()
+        .root_hash;
+    let hash = hash.to_string();
+    let changed = fs::read(&root).unwrap();
+    Part(open(), b).write_at(0, &changed).unwrap();
+    uki[found..found + hash.len()].copy_from_slice(hash.as_bytes());
+
     let mut slots = Slots::load(esp(), Slot::A).unwrap();
     let plan = Plan {
         version: "the new one".into(),
         release: 2,
-        root: NEW_ROOT.into(),
+        root: hash,
         payload: uki.len() as u32,
     };
     let mut writing = slots.inactive().unwrap().begin(&plan).unwrap();
@@ -96,6 +121,17 @@ fn staged(change: impl FnOnce(&Path)) -> Owned {
     setup.ports = vec![PORT];
     setup.on_reboot = OnReboot::Restart;
     Owned::boot(setup, scratch)
+}
+
+/// Where the tree of this root hash begins behind the filesystem.
+fn tree_offset(slot: &[u8], hash: &RootHash) -> u64 {
+    slot.chunks_exact(BLOCK as usize)
+        .enumerate()
+        .find_map(|(n, block)| {
+            let superblock = Superblock::parse(block.first_chunk()?).ok()?;
+            (superblock.uuid == hash.uuid()).then_some(n as u64 * BLOCK)
+        })
+        .unwrap()
 }
 
 /// The disk with slot b, as a first boot makes it.

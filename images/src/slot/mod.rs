@@ -174,7 +174,7 @@ pub struct SlotStatus {
     pub version: Option<String>,
     /// Its release number.
     pub release: Option<u64>,
-    /// Root hash or UUID of its root.
+    /// Root hash of its root, in hexadecimal.
     pub root: Option<String>,
     /// Boots that are left to a slot on trial, besides the one under way.
     pub tries_left: Option<u32>,

@@ -57,7 +57,7 @@ pub struct Content {
     pub version: Option<String>,
     /// Its release number: higher is later.
     pub release: Option<u64>,
-    /// Root hash or UUID of its root.
+    /// Root hash of its root, in hexadecimal.
     pub root: Option<String>,
     /// Why it is bad.
     pub why: Option<String>,

@@ -14,7 +14,7 @@ pub struct Plan {
     pub version: String,
     /// Its release number.
     pub release: u64,
-    /// Root hash or UUID of its root.
+    /// Root hash of its root, in hexadecimal.
     pub root: String,
     /// Bytes of its boot payload: with systemd-boot a unified kernel image.
     pub payload: u32,
