@@ -125,14 +125,19 @@ fn a_diff_says_what_it_takes() {
     let old = dir.join("home-server-1");
     let new = tmp.path().join("new");
     let text = fs::read_to_string(old.join("user-data")).unwrap();
-    fs::write(&new, format!("{text}ntp:\n  servers: [192.0.2.9]\n")).unwrap();
+    fs::write(
+        &new,
+        format!("{text}ntp:\n  servers: [192.0.2.9]\nfqdn: a.example\n"),
+    )
+    .unwrap();
     let (old_path, new_path) = (old.join("user-data"), new.to_str().unwrap());
     let old_path = old_path.to_str().unwrap();
     let out = seed(&["diff", old_path, new_path]);
     assert!(out.status.success(), "{}", stderr(&out));
     assert_eq!(
         stdout(&out),
-        "reboot  ntp.servers: [] -> [\"192.0.2.9\"]\na node has to be rebooted\n"
+        "reboot  fqdn: added\nlive    ntp.servers: [] -> [\"192.0.2.9\"]\n\
+         a node has to be rebooted\n"
     );
 
     // Another token, and other addresses of pods: nothing secret is shown.
