@@ -99,6 +99,8 @@ impl Place {
 
     /// Starts clusterd with more arguments.
     pub fn start(&self, more: &[&str]) -> Server<'_> {
+        // What an earlier run said last holds while its killed components still end.
+        drop(std::fs::remove_file(self.status_file()));
         let child = self.command().args(more).spawn().unwrap();
         Server { place: self, child }
     }
@@ -113,8 +115,12 @@ impl Place {
     }
 
     pub fn status(&self) -> Option<Value> {
-        let bytes = std::fs::read(self.root().join("run/clusterd/status.json")).ok()?;
+        let bytes = std::fs::read(self.status_file()).ok()?;
         serde_json::from_slice(&bytes).ok()
+    }
+
+    fn status_file(&self) -> PathBuf {
+        self.root().join("run/clusterd/status.json")
     }
 }
 
@@ -129,7 +135,6 @@ impl Server<'_> {
     pub fn wait(&mut self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + PATIENCE;
         loop {
-            // A status of an earlier run doesn't count: its components have other processes.
             if let Some(status) = self.place.status()
                 && holds(&status)
             {
