@@ -72,7 +72,12 @@ impl Error {
     /// An I/O error with the path it concerns and what was being done to it
     /// ("reading", "creating"). A full disk is named as such.
     pub fn io(doing: &str, path: &Path, source: &std::io::Error) -> Self {
-        let error = Self::new(Kind::Io, format!("{doing} {}: {source}", path.display()));
+        Self::io_of(doing, path.display(), source)
+    }
+
+    /// As [`io`](Self::io), of what is no file.
+    pub fn io_of(doing: &str, what: impl fmt::Display, source: &std::io::Error) -> Self {
+        let error = Self::new(Kind::Io, format!("{doing} {what}: {source}"));
         match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 error.hint("the disk is full: free some space, or choose another directory")

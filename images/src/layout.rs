@@ -144,6 +144,9 @@ pub enum Slot {
 }
 
 impl Slot {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::A, Self::B];
+
     /// Name of the slot's root partition.
     pub const fn root(self) -> &'static str {
         match self {

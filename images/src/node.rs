@@ -33,6 +33,9 @@ pub const READER: &str = "slipway:reader";
 
 /// What `init` knows, below a node's root.
 pub const STATUS_FILE: &str = "run/slipway/status.json";
+
+/// What `clusterd` says of the cluster, below the node's root.
+pub const CLUSTER_STATUS_FILE: &str = "run/clusterd/status.json";
 /// What `noded` says of itself to `init`'s status page, below a node's root.
 pub const API_FILE: &str = "run/slipway/node-api.json";
 /// What has happened since the boot, below a node's root.

@@ -44,7 +44,7 @@ use std::sync::{Mutex, PoisonError};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::hex;
+use crate::hex::{hex, unhex};
 
 /// Bytes of a block, of data and of the tree.
 pub const BLOCK: u64 = 4096;
@@ -91,17 +91,7 @@ impl FromStr for RootHash {
     type Err = NoRootHash;
 
     fn from_str(text: &str) -> Result<Self, NoRootHash> {
-        let digits = text.as_bytes();
-        let mut bytes = [0; DIGEST];
-        if digits.len() != 2 * DIGEST {
-            return Err(NoRootHash);
-        }
-        for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
-            let digit = |d: u8| char::from(d).to_digit(16).ok_or(NoRootHash);
-            // Below 256.
-            *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
-        }
-        Ok(Self(bytes))
+        unhex(text).map(Self).ok_or(NoRootHash)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Small helpers for files: sorted directories, atomic writes, files in /proc and /sys.
 
+use serde::de::DeserializeOwned;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -64,6 +65,11 @@ pub fn remove(path: &Path) -> Result<(), Failure> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(path.display()),
         _ => Ok(()),
     }
+}
+
+/// What a JSON file says; nothing if there is none or it isn't of that kind.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// Reads a short text file of /sys or /proc without its line's end.

@@ -10,7 +10,6 @@
 //! doesn't, the dwell time begins again. What is not committed `slipway.update.deadline` after
 //! the boot has failed, and the machine reboots.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -19,13 +18,13 @@ use slipway_images::node::api::Cluster;
 use slipway_images::node::{self, Boot, ServiceState};
 use slipway_images::seed::Update;
 
+use crate::files::read_json;
 use crate::mailbox::{Event, Mailbox};
 use crate::phase::Failure;
 use crate::reaper::Reaper;
 use crate::say;
 use crate::slots::{Keeper, uptime};
 
-const CLUSTER_STATUS: &str = "run/clusterd/status.json";
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// For the script.
@@ -100,7 +99,7 @@ impl Gate {
 /// # Errors
 /// A sentence.
 pub fn health(root: &Path) -> Result<(), String> {
-    let boot: Boot = read(&root.join(node::STATUS_FILE)).unwrap_or_default();
+    let boot: Boot = read_json(&root.join(node::STATUS_FILE)).unwrap_or_default();
     if !boot.booted {
         return Err("the boot is not through".into());
     }
@@ -111,17 +110,13 @@ pub fn health(root: &Path) -> Result<(), String> {
             state => return Err(format!("service {} is {}", service.name, state.word())),
         }
     }
-    let Some(cluster) = read::<Cluster>(&root.join(CLUSTER_STATUS)) else {
+    let Some(cluster) = read_json::<Cluster>(&root.join(node::CLUSTER_STATUS_FILE)) else {
         return Err("there is no cluster".into());
     };
     match cluster.phase.as_str() {
         "ready" if cluster.node_ready => Ok(()),
         _ => Err(format!("the cluster is {}", cluster.message)),
     }
-}
-
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// Watches over the slot that runs, if it is on trial, on a thread of its own.
@@ -197,6 +192,8 @@ pub fn ask(script: Option<&str>, reaper: &Reaper) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
@@ -266,7 +263,7 @@ mod tests {
             ("ready", true, true),
         ] {
             put(
-                CLUSTER_STATUS,
+                node::CLUSTER_STATUS_FILE,
                 &format!(r#"{{"phase": "{phase}", "message": "m", "node_ready": {ready}}}"#),
             );
             assert_eq!(health(dir.path()).is_ok(), healthy, "{phase} {ready}");

@@ -239,15 +239,7 @@ impl<'t> Plan<'t> {
             .hint("make the board's root partition larger, or exclude more");
         }
         match error {
-            mkext4::Error::Io(e) => {
-                let full = e.kind() == io::ErrorKind::StorageFull;
-                let error = Error::new(Kind::Io, format!("writing the root filesystem: {e}"));
-                if full {
-                    return error
-                        .hint("the disk is full: free some space, or choose another directory");
-                }
-                error
-            }
+            mkext4::Error::Io(e) => Error::io_of("writing", "the root filesystem", e),
             _ => Error::new(Kind::Input, format!("the root filesystem: {text}")),
         }
     }

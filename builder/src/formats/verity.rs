@@ -49,9 +49,7 @@ fn shown<S: serde::Serializer>(hash: &RootHash, serializer: S) -> Result<S::Ok, 
 /// # Errors
 /// [`Kind::Input`] if the slot has no room for them, [`Kind::Io`], [`Kind::Interrupted`].
 pub fn append(file: &File, slot: Slot<'_>, threads: usize, progress: &Progress) -> Result<Verity> {
-    let failed = |doing: &str, e: &std::io::Error| {
-        Error::new(Kind::Io, format!("{doing} the root's hash tree: {e}"))
-    };
+    let failed = |doing: &str, e: &std::io::Error| Error::io_of(doing, "the root's hash tree", e);
     let blocks = NonZeroU64::new(slot.filesystem / BLOCK)
         .filter(|n| n.get() * BLOCK == slot.filesystem)
         .ok_or_else(|| Error::new(Kind::Bug, "the root is not made of whole blocks"))?;
@@ -87,15 +85,7 @@ pub fn append(file: &File, slot: Slot<'_>, threads: usize, progress: &Progress) 
         )
         .hint("make the board's image.slot-size larger"));
     }
-    sparse::write_at(file, end, &tree.bytes).map_err(|e| {
-        let error = failed("writing", &e);
-        match e.kind() {
-            std::io::ErrorKind::StorageFull => {
-                error.hint("the disk is full: free some space, or choose another directory")
-            }
-            _ => error,
-        }
-    })?;
+    sparse::write_at(file, end, &tree.bytes).map_err(|e| failed("writing", &e))?;
     Ok(Verity {
         root_hash: tree.root,
         offset: slot.filesystem,

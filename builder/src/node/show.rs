@@ -62,7 +62,7 @@ impl fmt::Display for Shown {
             )?;
             line("kubernetes", &image.kubernetes)?;
         }
-        for slot in [Slot::A, Slot::B] {
+        for slot in Slot::BOTH {
             if let Some(slots) = &status.slots {
                 line("slot", &slot_line(slots, slot))?;
             }

@@ -11,9 +11,10 @@ use slipway_qemu::harness::Node;
 use super::flashed::Owned;
 use super::machine::{MINUTE, run};
 
-/// Tries to write to each directory and each file of the root (find names mount points, too), to the device below it, to
-/// make it writable, and looks for other mounts that are. What it says has quotes in it, since
-/// the terminal repeats the line itself; the places that may be written are the control.
+/// Tries to write to each directory and each file of the root (find names mount points, too),
+/// to the device below it, to make it writable, and looks for other mounts that are. What it
+/// says has quotes in it, since the terminal repeats the line itself; the places that may be
+/// written are the control.
 const TRIES: &str = "n=0; \
     for at in $(find / -xdev -type d); do n=$((n+1)); \
         case $at in /dev|/etc|/proc|/root|/run|/sys|/tmp|/var) continue;; esac; \

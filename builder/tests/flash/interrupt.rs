@@ -230,10 +230,7 @@ fn while_a_seed_is_read_for_flashing() {
 #[test]
 fn while_a_new_file_is_flashed() {
     let dir = tempfile::tempdir().unwrap();
-    let image = dir.path().join("large.img");
-    let file = File::create(&image).unwrap();
-    file.set_len(64 << 30).unwrap();
-    file.write_all_at(&noise(1, 4 << 20), 0).unwrap();
+    let image = large_image(dir.path());
     let card = dir.path().join("card");
     let command = Stopped::start(&["flash", str(&image), str(&card)], &image);
     while names(dir.path()).len() == 1 {

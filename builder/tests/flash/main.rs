@@ -81,6 +81,15 @@ fn make_image(path: &Path) {
     .unwrap();
 }
 
+/// An image that is large enough for a signal to come in the middle, whatever the machine.
+fn large_image(dir: &Path) -> PathBuf {
+    let image = dir.join("large.img");
+    let file = File::create(&image).unwrap();
+    file.set_len(64 << 30).unwrap();
+    file.write_all_at(&noise(1, 4 << 20), 0).unwrap();
+    image
+}
+
 /// A directory with a seed.
 fn seed_dir(dir: &Path) -> PathBuf {
     let seed = dir.join("seed");

@@ -250,11 +250,7 @@ fn a_full_disk_is_named() {
 #[test]
 fn ctrl_c_leaves_a_clear_message() {
     let dir = tempfile::tempdir().unwrap();
-    let image = dir.path().join("large.img");
-    // Large enough for the signal to come in the middle, whatever the machine.
-    let file = File::create(&image).unwrap();
-    file.set_len(64 << 30).unwrap();
-    file.write_all_at(&noise(1, 4 << 20), 0).unwrap();
+    let image = large_image(dir.path());
     let card = dir.path().join("card");
     fs::write(&card, "old").unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_slipway"))

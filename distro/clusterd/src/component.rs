@@ -232,7 +232,7 @@ fn kine(config: &Config) -> Parts {
     let socket = config.paths.kine_socket();
     let parameters = "_journal_mode=WAL&_busy_timeout=30000&_synchronous=FULL&_txlock=immediate";
     let arguments = flags([
-        ("listen-address", format!("unix://{}", socket.display())),
+        ("listen-address", datastore(&config.paths)),
         (
             "endpoint",
             format!(

@@ -117,7 +117,8 @@ impl Inventory {
         self.replace(client, objects, self.built.max(built))
     }
 
-    /// Removes what is no longer applied, if this image is not older than the last. What can't be removed is tried again the next time.
+    /// Removes what is no longer applied, if this image is not older than the last. What can't
+    /// be removed is tried again the next time.
     ///
     /// # Errors
     /// The first failure.

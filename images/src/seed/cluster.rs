@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{Cidr, Secret};
-use crate::hex;
+use crate::hex::{hex, unhex};
 
 /// What the machine's cluster is like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,14 +291,8 @@ impl Token {
             "agent" => Role::Agent,
             _ => return None,
         };
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) || secret.is_empty() {
-            return None;
-        }
-        let mut hash = [0; 32];
-        for (index, byte) in hash.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
-        }
-        Some((hash, role, secret))
+        let hash = unhex(hex)?;
+        (!secret.is_empty()).then_some((hash, role, secret))
     }
 }
 

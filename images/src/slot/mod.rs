@@ -237,7 +237,7 @@ impl<B: BootMethod> Slots<B> {
         let first = |slot: &Slot| self.found.of(*slot).bootable.is_some_and(|b| b.first);
         SlotsStatus {
             booted: self.booted,
-            next: [Slot::A, Slot::B].into_iter().find(first),
+            next: Slot::BOTH.into_iter().find(first),
             a: self.slot_status(Slot::A),
             b: self.slot_status(Slot::B),
             bad_versions: self.record.bad.clone(),
@@ -274,6 +274,12 @@ impl<B: BootMethod> Slots<B> {
 
     fn trial_of(&self, slot: Slot) -> Option<&Trial> {
         (self.record.trial.as_ref()).filter(|trial| trial.slot == slot)
+    }
+
+    /// Without a record the loader counts all the same.
+    fn trial_or_new(&self, slot: Slot) -> Trial {
+        let known = self.trial_of(slot).cloned();
+        known.unwrap_or_else(|| Trial::new(slot))
     }
 
     fn step(&self, slot: Slot, step: Step) -> Result<State, Refused> {
@@ -324,9 +330,7 @@ impl<B: BootMethod> Slots<B> {
     /// The slot that runs is on trial. Gives the slot that gets a try back.
     fn arrive_on_trial(&mut self, boot: &str) -> Option<Slot> {
         let slot = self.booted;
-        let known = self.record.trial.take().filter(|trial| trial.slot == slot);
-        // Without a record it is counted by the loader all the same.
-        let mut trial = known.unwrap_or_else(|| Trial::new(slot));
+        let mut trial = self.trial_or_new(slot);
         let mut gift = None;
         if trial.under_way.as_deref() != Some(boot) {
             if trial.under_way.is_some() && trial.cuts < CUTS {
@@ -420,8 +424,7 @@ impl<B: BootMethod> Slots<B> {
     pub fn fail(&mut self, why: &str) -> Result<(), SlotError> {
         let slot = self.booted;
         self.step(slot, Step::Fail)?;
-        let known = self.record.trial.take().filter(|trial| trial.slot == slot);
-        let trial = known.unwrap_or_else(|| Trial::new(slot));
+        let trial = self.trial_or_new(slot);
         self.record.trial = Some(Trial {
             under_way: None,
             why: Some(why.to_owned()),

@@ -70,7 +70,7 @@ impl Name {
         let name = name.to_ascii_lowercase();
         let rest = name.strip_prefix("slipway-")?;
         let (number, rest) = rest.split_once('-')?;
-        let slot = [Slot::A, Slot::B]
+        let slot = Slot::BOTH
             .into_iter()
             .find(|slot| rest.starts_with(slot.letter()))?;
         let kind = match &rest[1..] {

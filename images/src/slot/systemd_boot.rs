@@ -128,12 +128,12 @@ impl<D: Disk> BootMethod for SystemdBoot<D> {
     fn status(&mut self) -> Result<Found, BootError> {
         let files = self.files()?;
         let mut found = Found::default();
-        let first = [Slot::A, Slot::B]
+        let first = Slot::BOTH
             .into_iter()
             .filter_map(|slot| best(&files, slot))
             .min_by_key(|(name, _)| name.rank())
             .map(|(name, _)| name.slot);
-        for slot in [Slot::A, Slot::B] {
+        for slot in Slot::BOTH {
             let present = found.of_mut(slot);
             present.bootable = best(&files, slot).map(|(name, _)| Bootable {
                 tries: match name.kind {

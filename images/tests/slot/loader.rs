@@ -125,13 +125,8 @@ pub fn versions(a: &str, b: &str) -> Ordering {
         if a.starts_with('~') || b.starts_with('~') {
             match (a.strip_prefix('~'), b.strip_prefix('~')) {
                 (Some(x), Some(y)) => (a, b) = (x, y),
-                (x, _) => {
-                    return if x.is_some() {
-                        Ordering::Less
-                    } else {
-                        Ordering::Greater
-                    };
-                }
+                // The one that has it comes first.
+                (x, y) => return y.is_some().cmp(&x.is_some()),
             }
             continue;
         }
@@ -143,13 +138,8 @@ pub fn versions(a: &str, b: &str) -> Ordering {
             match (a.strip_prefix(mark), b.strip_prefix(mark)) {
                 (None, None) => continue,
                 (Some(x), Some(y)) => (a, b) = (x, y),
-                (x, _) => {
-                    return if x.is_some() {
-                        Ordering::Less
-                    } else {
-                        Ordering::Greater
-                    };
-                }
+                // The one that has it comes first.
+                (x, y) => return y.is_some().cmp(&x.is_some()),
             }
             same = true;
             break;

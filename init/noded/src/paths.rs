@@ -94,7 +94,7 @@ impl Paths {
     /// What the cluster's supervisor says of itself.
     #[must_use]
     pub fn cluster_status(&self) -> PathBuf {
-        self.at("run/clusterd/status.json")
+        self.at(node::CLUSTER_STATUS_FILE)
     }
 
     /// The cluster's administrator.

@@ -1,11 +1,10 @@
 //! `GET /v1/status`.
 
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::de::DeserializeOwned;
 use slipway_images::info::ImageInfo;
 use slipway_images::node::api::{Image, Status};
+use slipway_init::files::read_json;
 use slipway_init::slots;
 
 use crate::answer::{Outcome, json};
@@ -28,14 +27,14 @@ pub fn gather(paths: &Paths, name: String) -> Status {
         name,
         image: ImageInfo::read(&paths.image_info()).ok().map(Image::from),
         slot: slots::booted(paths.root()).map(|slot| slot.to_string()),
-        slots: read(&paths.slots()),
+        slots: read_json(&paths.slots()),
         kernel: system.kernel(),
         uptime: system.uptime(),
         time: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |passed| passed.as_secs()),
-        boot: read(&paths.status()),
-        cluster: read(&paths.cluster_status()),
+        boot: read_json(&paths.status()),
+        cluster: read_json(&paths.cluster_status()),
         memory: system.memory(),
         load: system.load(),
         disks: system.disks(),
@@ -43,8 +42,4 @@ pub fn gather(paths: &Paths, name: String) -> Status {
         interfaces: system.interfaces(),
         temperatures: system.temperatures(),
     }
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }

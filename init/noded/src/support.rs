@@ -13,6 +13,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_DISPOSITION, HeaderValue};
+use slipway_images::node;
 use slipway_images::seed::url::SeedUrl;
 use slipway_init::seed::datasource;
 use tokio::sync::mpsc::Sender;
@@ -42,8 +43,8 @@ const FILES: [&str; 14] = [
     "proc/pressure/memory",
     "proc/self/mountinfo",
     "etc/resolv.conf",
-    "run/clusterd/status.json",
-    "run/slipway/status.json",
+    node::CLUSTER_STATUS_FILE,
+    node::STATUS_FILE,
     "usr/lib/slipway/image.json",
 ];
 
@@ -129,10 +130,7 @@ fn write<W: Write>(paths: &Paths, name: String, out: W) -> io::Result<()> {
         bundle.file(file, &paths.at(file))?;
     }
     let events = paths.events();
-    bundle.file(
-        "events.jsonl.1",
-        &slipway_images::node::events_aside(&events),
-    )?;
+    bundle.file("events.jsonl.1", &node::events_aside(&events))?;
     bundle.file("events.jsonl", &events)?;
     for log in logs::names(paths) {
         if let Some(path) = logs::file(paths, &log) {

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use slipway_images::seed::network::{Interface, Kind, Network};
+use slipway_images::seed::network::{Interface, Kind, Network, Overrides};
 
 use crate::phase::{Context, Failure, Outcome};
 use crate::say;
@@ -47,6 +47,15 @@ pub struct Shared {
     pub resolv: Resolv,
     /// Servers of time.
     pub time_servers: TimeServers,
+}
+
+impl Shared {
+    /// The name that DHCP servers are told, if any.
+    fn told_name(&self, overrides: &Overrides) -> Option<String> {
+        let own = overrides.hostname.clone();
+        own.or_else(|| self.hostname.clone())
+            .filter(|_| overrides.send_hostname)
+    }
 }
 
 /// What the main loop is told.

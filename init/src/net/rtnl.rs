@@ -59,8 +59,10 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 
 // Flags of addresses and of interfaces' IPv6 (linux/if_addr.h, include/net/if_inet6.h).
-const IFA_F_DADFAILED: u8 = 0x08;
-const IFA_F_TENTATIVE: u8 = 0x40;
+/// Another machine has the address.
+pub const IFA_F_DADFAILED: u8 = 0x08;
+/// Not known yet whether another machine has it.
+pub const IFA_F_TENTATIVE: u8 = 0x40;
 const IF_RA_MANAGED: u32 = 0x40;
 const IF_RA_OTHERCONF: u32 = 0x80;
 

@@ -97,9 +97,7 @@ pub fn start(interface: Interface, shared: Shared, overrides: Overrides) -> io::
     let mut random = [0; 8];
     sys::random_early(&mut random)?;
     let random = u64::from_ne_bytes(random);
-    let hostname = (overrides.hostname.clone())
-        .or_else(|| shared.hostname.clone())
-        .filter(|_| overrides.send_hostname);
+    let hostname = shared.told_name(&overrides);
     let machine = Machine::new(interface.mac, hostname, random, Instant::now());
     let mut client = Worker {
         machine,

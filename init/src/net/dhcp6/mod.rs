@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sha2::{Digest as _, Sha256};
-use slipway_images::seed::network::{Interface as Wish, Overrides};
+use slipway_images::seed::network::Interface as Wish;
 
 use super::dhcp::{Client, Interface, LISTEN, Order};
 use super::resolv::Source;
-use super::rtnl::{RouterFlags, Rtnl};
+use super::rtnl::{IFA_F_DADFAILED, IFA_F_TENTATIVE, RouterFlags, Rtnl};
 use super::{Shared, is_global};
 use crate::{say, sys};
 use lease::Lease;
@@ -29,9 +29,6 @@ use packet::{ALL_SERVERS, CLIENT_PORT, Reply, SERVER_PORT, Settings};
 
 /// The kernel's IPv6 addresses.
 const ADDRESSES: &str = "/proc/net/if_inet6";
-/// Flags in it (linux/if_addr.h): another has it; not known yet whether another has it.
-const DADFAILED: u8 = 0x08;
-const TENTATIVE: u8 = 0x40;
 
 /// A DUID-UUID (RFC 6355: type 4, a UUID) of a machine-id, which it doesn't tell.
 pub fn duid(machine_id: &str) -> Vec<u8> {
@@ -91,12 +88,11 @@ pub fn start(
     let (orders, receiver) = channel();
     let mut random = [0; 8];
     sys::random_early(&mut random)?;
-    let overrides = &wish.dhcp6_overrides;
     let [_, _, iaid @ ..] = interface.mac;
     let client = machine::Client {
         duid,
         iaid: u32::from_be_bytes(iaid),
-        hostname: told_name(overrides, &shared),
+        hostname: shared.told_name(&wish.dhcp6_overrides),
     };
     let random = u64::from_ne_bytes(random);
     let mut worker = Worker {
@@ -114,12 +110,6 @@ pub fn start(
         .stack_size(256 << 10)
         .spawn(move || worker.run(&receiver))?;
     Ok(Some(Client::new(orders, thread)))
-}
-
-fn told_name(overrides: &Overrides, shared: &Shared) -> Option<String> {
-    let own = overrides.hostname.clone();
-    own.or_else(|| shared.hostname.clone())
-        .filter(|_| overrides.send_hostname)
 }
 
 impl Worker {
@@ -194,7 +184,7 @@ impl Worker {
             }
         };
         let own = addresses(&text, self.interface.index);
-        let is_good = |flags: u8| flags & (TENTATIVE | DADFAILED) == 0;
+        let is_good = |flags: u8| flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) == 0;
         let local = own.iter().find(|(a, _)| a.is_unicast_link_local());
         if self.coming && local.is_some_and(|(_, flags)| is_good(*flags)) {
             self.coming = false;
@@ -206,7 +196,7 @@ impl Worker {
         }
         let flags = |address: &Ipv6Addr| own.iter().find(|(a, _)| a == address).map(|(_, f)| *f);
         // One that is not for ever is gone then (net/ipv6/addrconf.c, `addrconf_dad_stop`).
-        let failed = |address: &&Ipv6Addr| flags(address).is_none_or(|f| f & DADFAILED != 0);
+        let failed = |address: &&Ipv6Addr| flags(address).is_none_or(|f| f & IFA_F_DADFAILED != 0);
         let taken: Vec<Ipv6Addr> = self.tentative.iter().filter(failed).copied().collect();
         if !taken.is_empty() {
             self.tentative.clear();
@@ -215,7 +205,7 @@ impl Worker {
             return;
         }
         self.tentative
-            .retain(|address| flags(address).is_some_and(|flags| flags & TENTATIVE != 0));
+            .retain(|address| flags(address).is_some_and(|flags| flags & IFA_F_TENTATIVE != 0));
     }
 
     fn perform(&mut self, actions: Vec<Action>) {
@@ -243,9 +233,9 @@ impl Worker {
         if self.socket.is_none() {
             let text = fs::read_to_string(ADDRESSES)?;
             let own = addresses(&text, self.interface.index);
-            let local = own.into_iter().map(|(address, _)| address);
-            let local = local
+            let local = own
                 .into_iter()
+                .map(|(address, _)| address)
                 .find(Ipv6Addr::is_unicast_link_local)
                 .ok_or_else(|| io::Error::other("no link-local address"))?;
             let socket = UdpSocket::bind(self.scoped(local, CLIENT_PORT))?;
