@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use slipway::components::{self, Toolchains};
+use slipway::keys::{self, KeysCommand};
 use slipway::progress::{self, Progress};
 use slipway::run::{self, Context};
 use slipway::seed::{self, SeedCommand};
@@ -54,6 +55,9 @@ enum Command {
     /// Make, check and compare seeds: what makes a machine its owner's.
     #[command(subcommand)]
     Seed(SeedCommand),
+    /// Make the keys that images and updates are signed with.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// List the nodes on this machine's networks.
     Discover(discover::DiscoverArgs),
     /// Talk to a node's own API: status, logs, seed, shell, and ends of many kinds.
@@ -77,6 +81,10 @@ struct BuildArgs {
     /// on the mirror (it is refused by default), and note it in the manifest.
     #[arg(long, env = "SLIPWAY_SKIP_STALE")]
     skip_stale: bool,
+    /// Sign loader and kernel for Secure Boot, with the keys that `slipway keys new` left in
+    /// this directory.
+    #[arg(long, value_name = "DIR")]
+    secure_boot_keys: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -155,6 +163,7 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
             match run::kubectl(&args, &context()?, &kubectl.path)? {}
         }
         Command::Seed(command) => seed::run(&command, progress),
+        Command::Keys(command) => keys::run(&command, progress),
     }
 }
 
@@ -187,6 +196,7 @@ fn build_image(
         locked: args.locked,
         skip_stale: args.skip_stale,
         cache,
+        secure_boot_keys: args.secure_boot_keys,
     };
     let built = build::build(&source, &request, progress)?;
     progress.result(&built)?;
