@@ -1,7 +1,6 @@
 //! Bundles made as simply as can be: another hand than the builder's.
 
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
-use sha2::{Digest as _, Sha256};
 use slipway_images::bundle::keys::PublicKey;
 use slipway_images::bundle::manifest::{
     Base, Delta, Digest, Manifest, Payload, PayloadName, Segment, Stored,
@@ -226,8 +225,4 @@ pub fn compress(bytes: &[u8], prefix: &[u8]) -> Vec<u8> {
     let mut piece = Vec::with_capacity(compress_bound(bytes.len()));
     encoder.compress2(&mut piece, bytes).unwrap();
     piece
-}
-
-pub fn sha256(bytes: &[u8]) -> String {
-    slipway_images::hex(&Sha256::digest(bytes))
 }

@@ -51,9 +51,11 @@ impl Partition {
     pub fn new(content: &[u8], size: u64) -> Self {
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
-        for (n, bytes) in content.chunks(64 << 10).enumerate() {
-            if bytes.iter().any(|b| *b != 0) {
-                file.write_all_at(bytes, (n * (64 << 10)) as u64).unwrap();
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        for (n, bytes) in content.chunks(ZEROS.len()).enumerate() {
+            // Compared as a whole: byte by byte takes a second in a debug build.
+            if bytes != &ZEROS[..bytes.len()] {
+                file.write_all_at(bytes, (n * ZEROS.len()) as u64).unwrap();
             }
         }
         Self(file)
