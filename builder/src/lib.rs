@@ -6,6 +6,8 @@
 pub mod atomic;
 pub mod board;
 pub mod build;
+pub mod bundle;
+pub mod channel;
 pub mod components;
 pub mod debian;
 pub mod digest;

@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use crate::debian::{Package, ReleaseId};
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
-use crate::secure_boot::SOURCE as SECURE_BOOT;
 
 /// The format written and the only one read.
 const FORMAT: u32 = 1;
@@ -155,11 +154,13 @@ impl Lock {
             differ.push(format!("it is for board {}, not {board}", self.board));
         }
         for (name, here) in sources {
-            if self.sources.get(name) != Some(here) && name != SECURE_BOOT {
+            if self.sources.get(name) != Some(here) {
                 differ.push(format!("the sources of `{name}` have changed"));
             }
         }
-        differ.extend(self.other_keys(sources));
+        for name in self.sources.keys().filter(|n| !sources.contains_key(*n)) {
+            differ.push(format!("it was made with `{name}`, which isn't given here"));
+        }
         for (name, here) in tools {
             match self.tools.get(name) {
                 Some(then) if then == here => {}
@@ -176,19 +177,6 @@ impl Lock {
             Error::new(Kind::Input, format!("the lock doesn't fit: {}", differ.join("; ")))
                 .hint("check out the commit and install the compilers it was made with, or build without --locked"),
         )
-    }
-}
-
-impl Lock {
-    /// How the keys that sign the image here differ from those of the lock.
-    fn other_keys(&self, sources: &BTreeMap<String, String>) -> Option<String> {
-        let why = match (self.sources.get(SECURE_BOOT), sources.get(SECURE_BOOT)) {
-            (then, here) if then == here => return None,
-            (Some(_), None) => "its image is signed, and no --secure-boot-keys are given",
-            (None, _) => "its image isn't signed, and --secure-boot-keys are given",
-            (Some(_), Some(_)) => "its image is signed with other --secure-boot-keys",
-        };
-        Some(why.to_owned())
     }
 }
 
@@ -222,31 +210,8 @@ mod tests {
         assert_eq!(e.kind, Kind::Input);
         assert!(e.message().contains("board x86_64, not pi4"), "{e}");
         assert!(e.message().contains("go 1.26.8, here is 1.27.0"), "{e}");
-    }
-
-    #[test]
-    fn other_keys_are_named() {
-        let l = lock();
-        let mut sources = l.sources.clone();
-        sources.insert(SECURE_BOOT.into(), "aa".into());
-        let signed = Lock { sources, ..lock() };
-        let mut other = signed.clone();
-        other.sources.insert(SECURE_BOOT.into(), "bb".into());
-        for (lock, here, why) in [
-            (&l, &signed, "isn't signed, and"),
-            (&signed, &l, "no --secure-boot-keys"),
-            (&signed, &other, "with other"),
-        ] {
-            let e = lock
-                .check("x86_64", &here.sources, &here.tools)
-                .unwrap_err();
-            assert!(e.message().contains(why), "{e}");
-        }
-        assert!(
-            signed
-                .check("x86_64", &signed.sources, &signed.tools)
-                .is_ok()
-        );
+        let without = l.check("x86_64", &BTreeMap::new(), &l.tools).unwrap_err();
+        assert!(without.message().contains("with `board`"), "{without}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::keys::{Certificate, Pair, file};
 use crate::tree::Tree;
 
 /// What of a lock's sources says with which keys an image was signed.
-pub const SOURCE: &str = "secure-boot";
+pub const SOURCE: &str = "secure-boot-keys";
 
 const LOADER_CONF: &str = "loader/loader.conf";
 /// The name that systemd-boot enrols by itself.

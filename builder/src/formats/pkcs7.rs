@@ -15,7 +15,7 @@
 
 use sha2::{Digest as _, Sha256};
 use yasna::models::ObjectIdentifier;
-use yasna::tags::{TAG_SEQUENCE, TAG_SET};
+use yasna::tags::{TAG_INTEGER, TAG_SEQUENCE, TAG_SET};
 use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, BERReaderSeq, DERWriter, Tag};
 
 use crate::error::{Error, Kind, Result};
@@ -100,7 +100,7 @@ pub fn wrap(signed_data: &[u8]) -> Vec<u8> {
 }
 
 /// An AlgorithmIdentifier with NULL parameters.
-pub(super) fn algorithm(writer: DERWriter<'_>, id: &[u64]) {
+fn algorithm(writer: DERWriter<'_>, id: &[u64]) {
     writer.write_sequence(|w| {
         w.next().write_oid(&oid(id));
         w.next().write_null();
@@ -123,30 +123,31 @@ pub(super) fn oid(parts: &[u64]) -> ObjectIdentifier {
 const CONTEXT_0: u8 = 0xa0;
 
 fn attributes(kind: &[u64], digest: &[u8]) -> Vec<u8> {
-    let attribute = |w: DERWriter<'_>, id: &[u64], value: &dyn Fn(DERWriter<'_>)| {
-        w.write_sequence(|w| {
-            w.next().write_oid(&oid(id));
-            w.next().write_set(|w| value(w.next()));
-        });
-    };
     yasna::construct_der(|w| {
         w.write_set_of(|w| {
-            attribute(w.next(), CONTENT_TYPE, &|w| w.write_oid(&oid(kind)));
-            attribute(w.next(), MESSAGE_DIGEST, &|w| w.write_bytes(digest));
+            attribute(w.next(), CONTENT_TYPE, |w| w.write_oid(&oid(kind)));
+            attribute(w.next(), MESSAGE_DIGEST, |w| w.write_bytes(digest));
         });
     })
+}
+
+fn attribute(writer: DERWriter<'_>, id: &[u64], value: impl FnOnce(DERWriter<'_>)) {
+    writer.write_sequence(|w| {
+        w.next().write_oid(&oid(id));
+        w.next().write_set(|w| value(w.next()));
+    });
 }
 
 /// A DER INTEGER of bytes that already have their sign.
 fn integer(bytes: &[u8]) -> Vec<u8> {
     yasna::construct_der(|w| {
-        w.write_tagged_implicit(Tag::universal(2), |w| w.write_bytes(bytes));
+        w.write_tagged_implicit(TAG_INTEGER, |w| w.write_bytes(bytes));
     })
 }
 
 /// An element's content octets: what a message digest is over.
 fn inside(element: &[u8]) -> Result<Vec<u8>> {
-    yasna::parse_der(element, BERReader::read_tagged_der)
+    yasna::parse_der(element, |r| r.read_tagged_der())
         .map(|element| element.value().to_vec())
         .map_err(wrong)
 }
@@ -168,16 +169,17 @@ pub struct Signed {
 /// # Errors
 /// [`Kind::Input`] for what is none of this module's kind.
 pub fn read(der: &[u8]) -> Result<Signed> {
-    let wrapped = |r: BERReader<'_, '_>| {
-        r.read_sequence(|r| {
-            expect(r.next().read_oid()?, SIGNED_DATA)?;
-            r.next().read_tagged(Tag::context(0), signed_data)
-        })
-    };
-    match yasna::parse_der(der, wrapped) {
+    match yasna::parse_der(der, content_info) {
         Ok(signed) => Ok(signed),
         Err(_) => yasna::parse_der(der, signed_data).map_err(wrong),
     }
+}
+
+fn content_info(reader: BERReader<'_, '_>) -> ASN1Result<Signed> {
+    reader.read_sequence(|r| {
+        expect(r.next().read_oid()?, SIGNED_DATA)?;
+        r.next().read_tagged(Tag::context(0), signed_data)
+    })
 }
 
 fn signed_data(reader: BERReader<'_, '_>) -> ASN1Result<Signed> {
@@ -186,7 +188,7 @@ fn signed_data(reader: BERReader<'_, '_>) -> ASN1Result<Signed> {
         r.next().read_der()?;
         let (kind, content) = r.next().read_sequence(|r| {
             let kind = r.next().read_oid()?;
-            let content = r.read_optional(|r| r.read_tagged(Tag::context(0), BERReader::read_der));
+            let content = r.read_optional(|r| r.read_tagged(Tag::context(0), |r| r.read_der()));
             Ok((kind, content?))
         })?;
         // Who signed is asked of certificates that are trusted already.
@@ -225,7 +227,7 @@ fn signer_info(reader: BERReader<'_, '_>) -> ASN1Result<(Option<Vec<u8>>, Vec<u8
 fn read_algorithm(reader: BERReader<'_, '_>, id: &[u64]) -> ASN1Result<()> {
     reader.read_sequence(|r| {
         expect(r.next().read_oid()?, id)?;
-        r.read_optional(BERReader::read_null).map(drop)
+        r.read_optional(|r| r.read_null()).map(drop)
     })
 }
 
@@ -278,7 +280,7 @@ impl Signed {
             r.collect_set_of(|r| {
                 r.read_sequence(|r| {
                     let id = r.next().read_oid()?;
-                    Ok((id, r.next().collect_set_of(BERReader::read_der)?))
+                    Ok((id, r.next().collect_set_of(|r| r.read_der())?))
                 })
             })
         })
@@ -290,11 +292,11 @@ impl Signed {
                 _ => Err(wrong(ASN1Error::new(ASN1ErrorKind::Invalid))),
             }
         };
-        let kind = yasna::parse_der(&value(CONTENT_TYPE)?, BERReader::read_oid).map_err(wrong)?;
+        let kind = yasna::parse_der(&value(CONTENT_TYPE)?, |r| r.read_oid()).map_err(wrong)?;
         if kind != self.kind {
             return Err(wrong(ASN1Error::new(ASN1ErrorKind::Invalid)));
         }
-        yasna::parse_der(&value(MESSAGE_DIGEST)?, BERReader::read_bytes).map_err(wrong)
+        yasna::parse_der(&value(MESSAGE_DIGEST)?, |r| r.read_bytes()).map_err(wrong)
     }
 }
 

@@ -12,6 +12,7 @@
 //! `PK` and `KEK` by `PK`, `db` by `KEK`.
 
 mod certificate;
+pub mod update;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -71,12 +72,15 @@ pub struct New {
     directory: PathBuf,
     /// Hex SHA-256 of the certificate that images are signed with.
     db: String,
+    /// Name of the key that updates are signed with.
+    update: String,
 }
 
 impl fmt::Display for New {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.directory.display())?;
-        writeln!(f, "  db     {}", self.db)?;
+        writeln!(f, "  db      {}", self.db)?;
+        writeln!(f, "  update  {}", self.update)?;
         write!(
             f,
             "  keep *.key secret; a build needs db.key, and nothing needs PK.key and KEK.key until the keys change"
@@ -95,10 +99,15 @@ fn new(args: &NewArgs, progress: &Progress) -> Result<New> {
     for (name, bytes, mode) in &set.files {
         dir.write(name, bytes, *mode)?;
     }
+    let update = update::generate(
+        &dir.path().join("update.key"),
+        &dir.path().join("update.pub"),
+    )?;
     dir.commit()?;
     Ok(New {
         directory: args.dir.clone(),
         db: set.db,
+        update: update.to_string(),
     })
 }
 
@@ -140,13 +149,13 @@ impl SecureBootKeys {
             }
             let lists = lists(owner, &certificates);
             let auth = authenticated(variable, &lists, at, &signer.pair)?;
-            let mut file = |suffix: &str, bytes: &[u8], mode| {
+            let mut add = |suffix: &str, bytes: &[u8], mode| {
                 files.push((file(variable, suffix), bytes.to_vec(), mode));
             };
-            file("key", own.key_pem.as_bytes(), 0o600);
-            file("crt", own.certificate_pem.as_bytes(), 0o644);
-            file("der", own.pair.certificate.der(), 0o644);
-            file("auth", &auth, 0o644);
+            add("key", own.key_pem.as_bytes(), 0o600);
+            add("crt", own.certificate_pem.as_bytes(), 0o644);
+            add("der", own.pair.certificate.der(), 0o644);
+            add("auth", &auth, 0o644);
         }
         Ok(Self {
             files,
