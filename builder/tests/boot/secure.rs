@@ -197,7 +197,7 @@ fn only_what_the_owner_signed_boots() {
         boot_disk(&owner.with(path, program), &disk);
         let mut node = boot(&disk, Some(&vars));
         let line = node.wait_console("Access", 2 * MINUTE);
-        println!("{what}: {line}");
+        assert!(line.contains("enied"), "{what}: {line}");
         node.cut_power();
         let console = node.console();
         assert!(!console.contains(FIRST), "{what}: {console}");

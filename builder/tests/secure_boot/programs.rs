@@ -147,6 +147,12 @@ fn what_would_not_be_hashed_whole_is_refused() {
     }
 }
 
+/// Where the certificate table begins.
+fn table(image: &[u8]) -> usize {
+    let [_, directory] = unhashed(image);
+    u32::from_le_bytes(image[directory][..4].try_into().unwrap()) as usize
+}
+
 /// Where a signed program's bytes don't count: checksum, and the certificate table's place.
 fn unhashed(image: &[u8]) -> [std::ops::Range<usize>; 2] {
     let pe = u32::from_le_bytes(image[0x3c..0x40].try_into().unwrap()) as usize;
@@ -163,8 +169,7 @@ proptest! {
     ) {
         let certificate = KEYS.certificate("mine", "db");
         let mut image = sign(loader(), &KEYS.pair("mine", "db")).unwrap();
-        let table = image.len() - 1536;
-        let at = at.index(table);
+        let at = at.index(table(&image));
         image[at] ^= bits;
         let counts = !unhashed(&image).iter().any(|range| range.contains(&at));
         let verified = verify(&image, &certificate).is_ok();
@@ -178,9 +183,10 @@ proptest! {
     ) {
         let certificate = KEYS.certificate("mine", "db");
         let mut image = sign(unified(), &KEYS.pair("mine", "db")).unwrap();
-        let table = image.len() - 1536;
+        let table = table(&image);
+        let size = image.len() - table;
         for (at, byte) in changes {
-            image[table + at.index(1536)] = byte;
+            image[table + at.index(size)] = byte;
         }
         if let Some(cut) = cut {
             image.truncate(cut.index(image.len()));
