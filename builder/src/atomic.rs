@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
-use crate::error::{At as _, Result};
+use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::Whole;
 
 /// An output that is being written beside its final place. Dropping it without
@@ -44,7 +45,6 @@ impl Pending {
     /// Syncs the bytes and puts them in their place with the given permissions
     /// (`0o644` for what may be shared, `0o600` for secrets).
     pub fn commit(self, mode: u32) -> Result<()> {
-        use std::os::unix::fs::PermissionsExt as _;
         let file = self.file.as_file();
         file.set_permissions(fs::Permissions::from_mode(mode))
             .at("setting the mode of", &self.target)?;
@@ -55,9 +55,7 @@ impl Pending {
             .map_err(|e| e.error)
             .at("renaming into", &target)?;
         if let Some(dir) = target.parent().filter(|p| !p.as_os_str().is_empty()) {
-            File::open(dir)
-                .and_then(|d| d.sync_all())
-                .at("syncing", dir)?;
+            sync(dir)?;
         }
         Ok(())
     }
@@ -70,6 +68,94 @@ pub fn write(target: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let mut pending = Pending::create(target)?;
     pending.file().write_all(bytes).at("writing", target)?;
     pending.commit(mode)
+}
+
+/// Refuses a directory that has something in it. `secrets` says what is never written over.
+pub fn vacant(dir: &Path, secrets: &str) -> Result<()> {
+    let is_empty = match fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => false,
+        Err(e) => return Err(e).at("reading", dir),
+    };
+    if is_empty {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Usage,
+        format!("{} is there already and not empty", dir.display()),
+    )
+    .hint(format!(
+        "choose another directory; {secrets} are never written over"
+    )))
+}
+
+/// A directory that is being filled beside its final place, for its owner alone. Dropping it
+/// without [`PendingDirectory::commit`] removes it.
+pub struct PendingDirectory {
+    aside: TempDir,
+    parent: PathBuf,
+    target: PathBuf,
+    /// So that nothing lies aside when the process is ended.
+    _whole: Whole,
+}
+
+impl PendingDirectory {
+    /// Begins to fill what shall become `target`, making the directory it is in.
+    pub fn create(target: &Path) -> Result<Self> {
+        let whole = Whole::begin();
+        let parent = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(parent).at("creating", parent)?;
+        let aside = tempfile::Builder::new()
+            .prefix(".slipway-")
+            .permissions(private())
+            .tempdir_in(parent)
+            .at("creating a directory in", parent)?;
+        Ok(Self {
+            aside,
+            parent: parent.to_owned(),
+            target: target.to_owned(),
+            _whole: whole,
+        })
+    }
+
+    /// Where it is until it is committed.
+    pub fn path(&self) -> &Path {
+        self.aside.path()
+    }
+
+    /// Writes a file, and the directory it is in.
+    pub fn write(&self, name: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+        let path = self.path().join(name);
+        write(&path, bytes, mode)?;
+        match path.parent().filter(|dir| *dir != self.path()) {
+            Some(dir) => fs::set_permissions(dir, private()).at("setting the mode of", dir),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts it in its place. An empty directory of this name is replaced; one that was filled
+    /// meanwhile is not.
+    pub fn commit(self) -> Result<()> {
+        sync(self.path())?;
+        fs::rename(self.path(), &self.target).at("renaming into", &self.target)?;
+        // What was to be removed is elsewhere now.
+        let _gone = self.aside.keep();
+        sync(&self.parent)
+    }
+}
+
+fn private() -> fs::Permissions {
+    fs::Permissions::from_mode(0o700)
+}
+
+fn sync(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .at("syncing", dir)
 }
 
 #[cfg(test)]
@@ -88,7 +174,6 @@ mod tests {
 
     #[test]
     fn a_secret_is_never_readable_by_others() {
-        use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("key");
         let pending = Pending::create(&target).unwrap();

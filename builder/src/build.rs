@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use slipway_images::bundle::keys::PublicKey;
 use slipway_images::info::ImageInfo;
 use slipway_images::layout::{self, Slot, Table, derive_uuid};
 use slipway_images::slot::{DIRECTORY, RECORD_FILE, RECORD_SIZE, shipped_name};
@@ -25,6 +26,7 @@ use crate::manifest::{self, Manifest};
 use crate::progress::Progress;
 use crate::root::{self, Root};
 use crate::sbom;
+use crate::secure_boot::{self, SecureBoot};
 use crate::source::Source;
 use crate::time;
 use crate::tree::Tree;
@@ -40,10 +42,14 @@ pub struct Request {
     pub mirror: Option<String>,
     /// A lock whose inputs to take.
     pub locked: Option<PathBuf>,
+    /// Whose updates nodes with the image take.
+    pub update_keys: Vec<PublicKey>,
     /// Whether to go on without a suite that is past its date.
     pub skip_stale: bool,
     /// Where fetched and built parts are kept.
     pub cache: PathBuf,
+    /// A directory of keys to sign loader and kernel with.
+    pub secure_boot_keys: Option<PathBuf>,
 }
 
 /// What a build left in the output directory.
@@ -109,10 +115,21 @@ impl fmt::Display for Outputs {
 pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<Outputs> {
     let board = Board::load(&source.path("board-configs"), &request.board)?;
     let _alone = lock_directory(&request.out)?;
+    let keys = request.secure_boot_keys.as_deref();
+    let keys = keys.map(|dir| SecureBoot::load(dir, board.boot.secure_boot_enroll));
+    let keys = keys.transpose()?;
     let tools = Toolchains::find(source)?;
     let mirror = Mirror::resolve(request.mirror.as_deref())?;
 
-    let (lock, warnings) = inputs(source, request, &board, &tools, &mirror, progress)?;
+    let (lock, warnings) = inputs(
+        source,
+        request,
+        &board,
+        keys.as_ref(),
+        &tools,
+        &mirror,
+        progress,
+    )?;
     let stamp = Stamp::new(&lock, &board)?;
     if let Some(outputs) = stamp.up_to_date(&request.out) {
         return Ok(outputs);
@@ -130,13 +147,21 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
             programs: &parts.programs,
             addons: &parts.addons,
             info: &info,
+            update_keys: &request.update_keys,
             cache: &request.cache,
         },
         progress,
     )?;
 
     let names = Names::new(&request.out, &board.name);
-    let written = write_image(&names.image, &board, &root, &identity, progress)?;
+    let written = write_image(
+        &names.image,
+        &board,
+        &root,
+        &identity,
+        keys.as_ref(),
+        progress,
+    )?;
     let compressed = zst::compress(
         &names.image,
         &names.compressed,
@@ -166,6 +191,7 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
         partitions: manifest::partitions(&written.table),
         root: manifest::RootSizes::new(&written.root, &root.tree),
         verity: written.verity,
+        secure_boot: keys.as_ref().map(SecureBoot::signer),
         recipe: root.steps.clone(),
         warnings,
         parts: inventory,
@@ -230,12 +256,24 @@ fn inputs(
     source: &Source,
     request: &Request,
     board: &Board,
+    keys: Option<&SecureBoot>,
     tools: &Toolchains,
     mirror: &Mirror,
     progress: &Progress,
 ) -> Result<(Lock, Vec<String>)> {
     let mut sources = source.digests()?;
     sources.insert("board".to_owned(), board.digest()?);
+    if let Some(keys) = keys {
+        sources.insert(secure_boot::SOURCE.to_owned(), keys.digest());
+    }
+    if !request.update_keys.is_empty() {
+        let mut keys: Vec<String> = request.update_keys.iter().map(PublicKey::pem).collect();
+        keys.sort();
+        sources.insert(
+            "update-keys".to_owned(),
+            digest::hex(keys.concat().as_bytes()),
+        );
+    }
     let versions = tools.versions();
     if let Some(path) = &request.locked {
         let lock = Lock::read(path)?;
@@ -363,6 +401,7 @@ fn write_image(
     board: &Board,
     root: &Root,
     identity: &Identity,
+    keys: Option<&SecureBoot>,
     progress: &Progress,
 ) -> Result<Written> {
     let (seed, epoch) = (identity.seed(), identity.epoch);
@@ -396,7 +435,10 @@ fn write_image(
             serial: derive_uuid(seed, "boot partition").as_u128() as u32,
             epoch,
         };
-        let esp = boot_partition(root, uki)?;
+        let mut esp = boot_partition(root, uki)?;
+        if let Some(keys) = keys {
+            keys.seal(&mut esp)?;
+        }
         fat::write(&esp, file, boot.offset().get(), &options)?;
         written = Some((stats, verity));
         Ok(())

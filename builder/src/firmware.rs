@@ -16,8 +16,9 @@ const PACKAGE: &str = "ovmf";
 const BOARD: &str = "x86_64";
 
 /// The files of the package that machines use.
-const FILES: [&str; 2] = [
+const FILES: [&str; 3] = [
     "usr/share/OVMF/OVMF_CODE_4M.fd",
+    "usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
     "usr/share/OVMF/OVMF_VARS_4M.fd",
 ];
 

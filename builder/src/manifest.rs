@@ -5,6 +5,7 @@ use slipway_images::layout::Table;
 
 use crate::formats::{ext4, verity};
 use crate::inventory::Part;
+use crate::secure_boot::Signer;
 use crate::tree::{NodeKind, Tree};
 
 /// The format written.
@@ -33,6 +34,9 @@ pub struct Manifest {
     pub root: RootSizes,
     /// What proves the root's bytes.
     pub verity: verity::Verity,
+    /// Who signed loader and kernel, if anybody did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<Signer>,
     /// What was done in place of maintainer scripts.
     pub recipe: Vec<String>,
     /// What the builder warned of.

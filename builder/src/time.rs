@@ -32,7 +32,7 @@ pub fn short(seconds: u64) -> String {
 
 /// Days since 1970-01-01 to year, month and day of the proleptic Gregorian
 /// calendar (the era arithmetic of H. Hinnant's `civil_from_days`).
-fn civil(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
     let day_of_era = z.rem_euclid(146_097);

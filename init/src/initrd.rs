@@ -19,7 +19,7 @@ use crate::find::{self, Found, RootWish, partition_device};
 use crate::modules::Modules;
 use crate::phase::{self, Context, Deadline, End, Failure, Outcome, Phase};
 use crate::uevent::{Plugged, UeventSocket, modaliases};
-use crate::{clock, files, grow, mounts, say, sys, verity};
+use crate::{clock, files, firmware, grow, mounts, say, sys, verity};
 
 /// What the initrd hands to the root.
 pub const BOOT_FILE: &str = "/run/slipway/boot.json";
@@ -109,7 +109,7 @@ fn early_mounts(_: &mut Initrd) -> Outcome {
         }
         _ => {}
     }
-    Ok(String::new())
+    Ok(firmware::note(Path::new("/")))
 }
 
 fn early_clock(_: &mut Initrd) -> Outcome {

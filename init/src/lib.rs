@@ -11,6 +11,7 @@ pub mod dm;
 pub mod ext4;
 pub mod files;
 pub mod find;
+pub mod firmware;
 pub mod gate;
 pub mod grow;
 pub mod initrd;

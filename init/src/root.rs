@@ -23,7 +23,9 @@ use crate::seed::remote::{self, Fetcher};
 use crate::seed::{Names, Source, Words};
 use crate::slots::Keeper;
 use crate::uevent::{Plugged, UeventSocket, modaliases};
-use crate::{clock, data, gate, instance, mounts, node, registries, say, seed, sntp, ssh, sys};
+use crate::{
+    clock, data, firmware, gate, instance, mounts, node, registries, say, seed, sntp, ssh, sys,
+};
 
 /// What the phases share.
 pub struct Root {
@@ -146,7 +148,7 @@ fn mount_table(root: &mut Root) -> Outcome {
     if let Ok(text) = fs::read(BOOT_FILE) {
         root.boot = serde_json::from_slice(&text).context(BOOT_FILE)?;
     }
-    Ok(String::new())
+    Ok(firmware::note(Path::new("/")))
 }
 
 /// Loads drivers for what is there, then follows what appears later.

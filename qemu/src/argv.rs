@@ -78,6 +78,7 @@ fn board(argv: &mut Argv, machine: &Machine) {
     argv.option(
         "-machine",
         match machine.arch {
+            Arch::X86_64 if is_secure(machine) => "q35,smm=on",
             Arch::X86_64 => "q35",
             Arch::Aarch64 => "virt",
             // Without this the PCI host's window lies above 4 GiB, where a
@@ -110,9 +111,16 @@ fn board(argv: &mut Argv, machine: &Machine) {
     );
 }
 
+fn is_secure(machine: &Machine) -> bool {
+    matches!(machine.boot, Boot::Firmware { secure: true, .. })
+}
+
 fn boot(argv: &mut Argv, boot: &Boot) {
     match boot {
-        Boot::Firmware { code, vars } => {
+        Boot::Firmware { code, vars, secure } => {
+            if *secure {
+                argv.option("-global", "driver=cfi.pflash01,property=secure,value=on");
+            }
             argv.option(
                 "-drive",
                 Options::new("if=pflash,unit=0,format=raw,readonly=on").value("file", code),

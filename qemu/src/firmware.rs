@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{At as _, Error, Result};
-use crate::machine::Arch;
+use crate::machine::{Arch, Boot};
 
 /// A pair of flash images that belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Firmware {
     pub code: PathBuf,
     /// Variables as shipped, to be copied, never to be booted from.
     pub vars: PathBuf,
+    /// Whether the code enforces Secure Boot.
+    pub secure: bool,
 }
 
 /// Where distributions put it (code, variables), relative to a root. Debian's
@@ -43,6 +45,22 @@ const X86_64: [(&str, &str); 6] = [
     // A directory that holds nothing but the two
     ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
 ];
+/// Of these, code that enforces Secure Boot, with variables without keys.
+const X86_64_SECURE: [(&str, &str); 4] = [
+    (
+        "usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+        "usr/share/OVMF/OVMF_VARS_4M.fd",
+    ),
+    (
+        "usr/share/edk2/ovmf/OVMF_CODE.secboot.fd",
+        "usr/share/edk2/ovmf/OVMF_VARS.fd",
+    ),
+    (
+        "usr/share/edk2/x64/OVMF_CODE.secboot.4m.fd",
+        "usr/share/edk2/x64/OVMF_VARS.4m.fd",
+    ),
+    ("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.fd"),
+];
 const AARCH64: [(&str, &str); 3] = [
     (
         "usr/share/AAVMF/AAVMF_CODE.fd",
@@ -64,33 +82,41 @@ const ARMV7: [(&str, &str); 2] = [
 
 impl Firmware {
     /// Looks below `/` first, then below each of `extra_dirs`: a directory with
-    /// the two files, or one that a firmware package was unpacked into.
+    /// the two files, or one that a firmware package was unpacked into. `secure` asks for
+    /// code that enforces Secure Boot, with variables that have no keys yet.
     ///
     /// # Errors
     /// [`Error::FirmwareMissing`] with the places that were looked at. A caller
     /// can then fetch the package, unpack it, and ask again.
-    pub fn find(arch: Arch, extra_dirs: &[PathBuf]) -> Result<Self> {
+    pub fn find(arch: Arch, secure: bool, extra_dirs: &[PathBuf]) -> Result<Self> {
         let mut roots = vec![PathBuf::from("/")];
         roots.extend_from_slice(extra_dirs);
-        Self::find_below(arch, &roots)
+        Self::find_below(arch, secure, &roots)
     }
 
     /// Looks below `roots` only.
     ///
     /// # Errors
     /// As [`Firmware::find`].
-    pub fn find_below(arch: Arch, roots: &[PathBuf]) -> Result<Self> {
-        let places: &[(&str, &str)] = match arch {
-            Arch::X86_64 => &X86_64,
-            Arch::Aarch64 => &AARCH64,
-            Arch::Armv7 => &ARMV7,
+    pub fn find_below(arch: Arch, secure: bool, roots: &[PathBuf]) -> Result<Self> {
+        let places: &[(&str, &str)] = match (arch, secure) {
+            (Arch::X86_64, false) => &X86_64,
+            (Arch::X86_64, true) => &X86_64_SECURE,
+            (Arch::Aarch64, false) => &AARCH64,
+            (Arch::Armv7, false) => &ARMV7,
+            (Arch::Aarch64 | Arch::Armv7, true) => {
+                return Err(Error::Invalid(format!(
+                    "Secure Boot of {} machines can't be tried in QEMU",
+                    arch.name()
+                )));
+            }
         };
         let mut searched = Vec::new();
         for root in roots {
             for (code, vars) in places {
                 let (code, vars) = (root.join(code), root.join(vars));
                 if code.is_file() && vars.is_file() {
-                    return Ok(Self { code, vars });
+                    return Ok(Self { code, vars, secure });
                 }
                 let dir = code.parent().unwrap_or(root).to_owned();
                 if !searched.contains(&dir) {
@@ -131,6 +157,7 @@ impl Firmware {
         Ok(Self {
             code: prebuilt.get_file(theirs, FileType::Code),
             vars: prebuilt.get_file(theirs, FileType::Vars),
+            secure: false,
         })
     }
 
@@ -151,6 +178,16 @@ impl Firmware {
         fs::set_permissions(&aside, permissions).at("setting the mode of", &aside)?;
         fs::rename(&aside, to).at("renaming into", to)
     }
+
+    /// To boot by, with variables at `vars`.
+    #[must_use]
+    pub fn boot(self, vars: PathBuf) -> Boot {
+        Boot::Firmware {
+            code: self.code,
+            vars,
+            secure: self.secure,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -161,7 +198,8 @@ mod tests {
     fn an_unpacked_package_or_a_bare_directory_does() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().to_owned();
-        let missing = Firmware::find_below(Arch::X86_64, std::slice::from_ref(&root)).unwrap_err();
+        let missing =
+            Firmware::find_below(Arch::X86_64, false, std::slice::from_ref(&root)).unwrap_err();
         assert!(
             missing.hint().unwrap().contains("install ovmf"),
             "{missing}"
@@ -173,17 +211,23 @@ mod tests {
 
         fs::write(root.join("OVMF_CODE_4M.fd"), "code").unwrap();
         // Code without variables is of no use.
-        Firmware::find_below(Arch::X86_64, std::slice::from_ref(&root)).unwrap_err();
+        Firmware::find_below(Arch::X86_64, false, std::slice::from_ref(&root)).unwrap_err();
         fs::write(root.join("OVMF_VARS_4M.fd"), "vars").unwrap();
-        let bare = Firmware::find_below(Arch::X86_64, std::slice::from_ref(&root)).unwrap();
+        let bare = Firmware::find_below(Arch::X86_64, false, std::slice::from_ref(&root)).unwrap();
         assert_eq!(bare.code, root.join("OVMF_CODE_4M.fd"));
 
         let share = root.join("usr/share/OVMF");
         fs::create_dir_all(&share).unwrap();
         fs::write(share.join("OVMF_CODE_4M.fd"), "code").unwrap();
         fs::write(share.join("OVMF_VARS_4M.fd"), "vars").unwrap();
-        let found = Firmware::find_below(Arch::X86_64, std::slice::from_ref(&root)).unwrap();
+        let found = Firmware::find_below(Arch::X86_64, false, std::slice::from_ref(&root)).unwrap();
         assert_eq!(found.vars, share.join("OVMF_VARS_4M.fd"));
+
+        fs::write(share.join("OVMF_CODE_4M.secboot.fd"), "code").unwrap();
+        let secure = Firmware::find_below(Arch::X86_64, true, std::slice::from_ref(&root)).unwrap();
+        assert_eq!(secure.code, share.join("OVMF_CODE_4M.secboot.fd"));
+        assert!(secure.secure && !found.secure);
+        Firmware::find_below(Arch::Aarch64, true, &[]).unwrap_err();
 
         let mine = root.join("mine.fd");
         found.provide_vars(&mine).unwrap();

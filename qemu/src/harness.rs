@@ -26,6 +26,8 @@ use crate::ports;
 use crate::snapshot::Snapshot;
 use crate::vm::Vm;
 
+/// The firmware's variables in a machine's directory.
+pub const VARS: &str = "vars.fd";
 /// Lines of the console shown when a test fails.
 const TAIL: usize = 60;
 
@@ -50,6 +52,10 @@ pub struct Setup {
     pub serial: Option<String>,
     /// Directories to look for firmware in, beside the host's.
     pub firmware_dirs: Vec<PathBuf>,
+    /// Firmware that enforces Secure Boot.
+    pub secure_boot: bool,
+    /// The firmware's variables to begin with, instead of those that it ships with.
+    pub vars: Option<PathBuf>,
     /// Boots a boot sector with the built-in BIOS instead of UEFI.
     pub bios: bool,
     /// Boots this kernel directly instead of the image's loader.
@@ -75,6 +81,8 @@ impl Setup {
             fw_cfg: Vec::new(),
             serial: None,
             firmware_dirs: Vec::new(),
+            secure_boot: false,
+            vars: None,
             bios: false,
             kernel: None,
             watchdog: true,
@@ -117,12 +125,12 @@ impl Node {
         } else if setup.bios {
             Boot::Builtin
         } else {
-            let firmware = Firmware::find(arch, &setup.firmware_dirs)?;
-            firmware.provide_vars(&dir.path().join("vars.fd"))?;
-            Boot::Firmware {
-                code: firmware.code,
-                vars: "vars.fd".into(),
+            let mut firmware = Firmware::find(arch, setup.secure_boot, &setup.firmware_dirs)?;
+            if let Some(vars) = setup.vars {
+                firmware.vars = vars;
             }
+            firmware.provide_vars(&dir.path().join(VARS))?;
+            firmware.boot(VARS.into())
         };
         let mut machine = Machine::new(setup.name.parse()?, arch, choice.accelerator, boot);
         machine.cpus = NonZeroU16::new(setup.cpus).unwrap_or(NonZeroU16::MIN);

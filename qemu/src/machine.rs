@@ -70,6 +70,10 @@ pub enum Boot {
         code: PathBuf,
         /// The variables: a copy that belongs to this machine.
         vars: PathBuf,
+        /// Whether the code enforces Secure Boot, for which it keeps the variables from
+        /// everything that doesn't run in system management mode.
+        #[serde(default)]
+        secure: bool,
     },
     /// QEMU loads the kernel itself: quicker, for tests of `init`.
     Kernel {

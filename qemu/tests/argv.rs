@@ -45,6 +45,7 @@ fn node() -> Machine {
         Boot::Firmware {
             code: "/usr/share/OVMF/OVMF_CODE_4M.fd".into(),
             vars: "vars.fd".into(),
+            secure: false,
         },
     );
     machine.cpus = NonZeroU16::new(2).unwrap();
@@ -77,6 +78,17 @@ fn a_node_under_kvm() {
     let mut machine = node();
     machine.accelerator = Accelerator::Kvm;
     check("x86_64-uefi-kvm", &machine);
+}
+
+#[test]
+fn a_node_under_secure_boot() {
+    let mut machine = node();
+    machine.boot = Boot::Firmware {
+        code: "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd".into(),
+        vars: "vars.fd".into(),
+        secure: true,
+    };
+    check("x86_64-secure-boot", &machine);
 }
 
 #[test]
@@ -127,6 +139,7 @@ fn arm_boards() {
         machine.boot = Boot::Firmware {
             code: "/usr/share/AAVMF/AAVMF_CODE.fd".into(),
             vars: "vars.fd".into(),
+            secure: false,
         };
         check(golden, &machine);
     }

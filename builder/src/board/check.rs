@@ -205,6 +205,7 @@ pub(super) fn check(name: &str, path: &Path, raw: Raw, errors: &mut Vec<String>)
         boot: Boot {
             method: boot.method?,
             package: boot.package?.0,
+            secure_boot_enroll: boot.secure_boot_enroll.unwrap_or_default(),
         },
         image: Image {
             boot_size: image.boot_size?.0,

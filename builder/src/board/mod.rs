@@ -20,6 +20,7 @@ pub use rules::Pattern;
 
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
+use crate::secure_boot::Enroll;
 use check::{check, read_chain};
 use rules::Rules;
 
@@ -200,6 +201,8 @@ pub struct Boot {
     pub method: BootMethod,
     /// The package that the loader and the kernel's stub are taken from.
     pub package: String,
+    /// When firmware is given the keys of an image that is signed.
+    pub secure_boot_enroll: Enroll,
 }
 
 /// `[image]`

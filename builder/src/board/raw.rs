@@ -17,6 +17,7 @@ use toml::Spanned;
 use super::rules::Pattern;
 use super::values::{KeyName, Megabytes, ModuleName, PackageName, Sysctl, Word};
 use super::{Architecture, BootMethod, Suite};
+use crate::secure_boot::Enroll;
 
 macro_rules! table {
     ($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident: $kind:ident $type:ty,)* }) => {
@@ -122,6 +123,7 @@ table! {
     RawBoot {
         method: value BootMethod,
         package: value PackageName,
+        secure_boot_enroll: value Enroll,
     }
 }
 

@@ -297,14 +297,14 @@ impl Headers {
     }
 }
 
-fn get16(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn get16(bytes: &[u8], at: usize) -> u16 {
     bytes
         .get(at..at + 2)
         .and_then(|b| b.try_into().ok())
         .map_or(0, u16::from_le_bytes)
 }
 
-fn get32(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn get32(bytes: &[u8], at: usize) -> u32 {
     bytes
         .get(at..at + 4)
         .and_then(|b| b.try_into().ok())

@@ -68,6 +68,9 @@ impl fmt::Display for Shown {
             }
         }
         line("kernel", &status.kernel)?;
+        if let Some(on) = status.secure_boot {
+            line("secure boot", if on { "on" } else { "off" })?;
+        }
         line(
             "up",
             &format!("{}, load {:.2}", time::short(status.uptime), status.load),

@@ -62,6 +62,10 @@ pub struct RunArgs {
         default_missing_value = "always"
     )]
     pub fresh: Option<Fresh>,
+    /// Boot with firmware that enforces Secure Boot. It has no keys at first: an image built
+    /// with --secure-boot-keys brings them. A machine that was started so once stays so.
+    #[arg(long, conflicts_with_all = ["kernel", "bios"])]
+    pub secure_boot: bool,
     /// Boot this kernel directly instead of the image's loader (with --initrd
     /// and --append), for work on the early boot.
     #[arg(long, value_name = "FILE", hide = true)]

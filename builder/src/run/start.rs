@@ -297,7 +297,7 @@ fn describe(
         progress.say(&format!("emulating the processor: {}", choice.reason));
     }
     machine.accelerator = choice.accelerator;
-    machine.boot = boot(args, context, arch, dir)?;
+    machine.boot = boot(args, context, before, dir)?;
     machine.disks = vec![Disk {
         path: "overlay.qcow2".into(),
         format: DiskFormat::Qcow2,
@@ -309,7 +309,7 @@ fn describe(
     Ok(machine)
 }
 
-fn boot(args: &RunArgs, context: &Context<'_>, arch: Arch, dir: &VmDir) -> Result<Boot> {
+fn boot(args: &RunArgs, context: &Context<'_>, before: &Machine, dir: &VmDir) -> Result<Boot> {
     if let Some(kernel) = &args.kernel {
         let absolute =
             |path: &Path| std::path::absolute(path).map_err(|e| Error::io("resolving", path, &e));
@@ -322,19 +322,20 @@ fn boot(args: &RunArgs, context: &Context<'_>, arch: Arch, dir: &VmDir) -> Resul
     if args.bios {
         return Ok(Boot::Builtin);
     }
-    let firmware = match Firmware::find(arch, &[]) {
+    let arch = before.arch;
+    // Its variables may hold keys by now.
+    let was_secure = matches!(before.boot, Boot::Firmware { secure: true, .. });
+    let secure = args.secure_boot || was_secure;
+    let firmware = match Firmware::find(arch, secure, &[]) {
         Ok(firmware) => firmware,
         Err(slipway_qemu::Error::FirmwareMissing { .. }) => {
             let fetched = (context.fetch_firmware)()?;
-            Firmware::find(arch, &[fetched])?
+            Firmware::find(arch, secure, &[fetched])?
         }
         Err(e) => return Err(e.into()),
     };
     firmware.provide_vars(&dir.file("vars.fd"))?;
-    Ok(Boot::Firmware {
-        code: firmware.code,
-        vars: "vars.fd".into(),
-    })
+    Ok(firmware.boot("vars.fd".into()))
 }
 
 /// The forwards asked for, else those of the last run, and one each for the API server and

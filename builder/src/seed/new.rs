@@ -15,9 +15,8 @@
 //! cluster's CA, so a node that joins can check a server before it tells a secret.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::num::NonZeroU8;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -31,7 +30,7 @@ use slipway_images::seed::{Document, HEADER, Role, Seed, SeedFiles, Token};
 use crate::atomic;
 use crate::digest::to_hex;
 use crate::error::{At as _, Error, Kind, Result};
-use crate::progress::{Progress, Whole};
+use crate::progress::Progress;
 use crate::run::identity::BACKDATED;
 use crate::run::start::API_PORT;
 
@@ -94,7 +93,7 @@ struct Output {
 
 /// Makes everything in memory, checks it, and writes it aside before it appears.
 pub fn new(args: &NewArgs, progress: &Progress) -> Result<()> {
-    vacant(&args.dir)?;
+    atomic::vacant(&args.dir, "a cluster's secrets")?;
     let plan = Plan::make(args)?;
     let mut outputs = vec![
         plan.kubeconfig()?,
@@ -122,7 +121,11 @@ pub fn new(args: &NewArgs, progress: &Progress) -> Result<()> {
         progress.warn("an even number of servers survives no more failures than one server less");
     }
     progress.check()?;
-    write(&args.dir, &outputs)?;
+    let dir = atomic::PendingDirectory::create(&args.dir)?;
+    for output in &outputs {
+        dir.write(&output.path, output.text.as_bytes(), 0o600)?;
+    }
+    dir.commit()?;
     progress.result(&Written {
         directory: args.dir.clone(),
         nodes: plan.nodes.iter().map(|node| node.name.clone()).collect(),
@@ -361,59 +364,6 @@ fn random() -> Result<[u8; 32]> {
 
 fn bug(error: PkiError) -> Error {
     Error::new(Kind::Bug, format!("making keys and certificates: {error}"))
-}
-
-/// Refuses a directory that has something in it.
-fn vacant(dir: &Path) -> Result<()> {
-    let is_empty = match fs::read_dir(dir) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
-        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => false,
-        Err(e) => return Err(e).at("reading", dir),
-    };
-    if is_empty {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Usage,
-        format!("{} is there already and not empty", dir.display()),
-    )
-    .hint("choose another directory; a cluster's secrets are never written over"))
-}
-
-/// Writes everything into a directory beside `dir`, then renames that.
-fn write(dir: &Path, outputs: &[Output]) -> Result<()> {
-    let _whole = Whole::begin();
-    let parent = match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(parent).at("creating", parent)?;
-    // Removed again if anything fails; mode 0700 from the beginning.
-    let aside = tempfile::Builder::new()
-        .prefix(".seed-")
-        .permissions(fs::Permissions::from_mode(0o700))
-        .tempdir_in(parent)
-        .at("creating a directory in", parent)?;
-    for output in outputs {
-        let path = aside.path().join(&output.path);
-        atomic::write(&path, output.text.as_bytes(), 0o600)?;
-        if let Some(dir) = path.parent().filter(|dir| *dir != aside.path()) {
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
-                .at("setting the mode of", dir)?;
-        }
-    }
-    let sync = |dir: &Path| {
-        File::open(dir)
-            .and_then(|d| d.sync_all())
-            .at("syncing", dir)
-    };
-    sync(aside.path())?;
-    // An empty directory of this name is replaced; one that was filled meanwhile is not.
-    fs::rename(aside.path(), dir).at("renaming into", dir)?;
-    // What was to be removed is elsewhere now.
-    let _gone = aside.keep();
-    sync(parent)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod fetched;
 mod flashed;
 mod immutable;
 mod machine;
+mod secure;
 mod slots;
 
 use std::time::Duration;

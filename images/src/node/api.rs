@@ -26,6 +26,9 @@ pub struct Status {
     pub slots: Option<SlotsStatus>,
     /// The running kernel's release.
     pub kernel: String,
+    /// Whether the firmware verified loader and kernel (Secure Boot); none where it isn't known.
+    #[serde(default)]
+    pub secure_boot: Option<bool>,
     /// Seconds since the boot.
     pub uptime: u64,
     /// The node's clock, in seconds since 1970-01-01 UTC.

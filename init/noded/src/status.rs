@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use slipway_images::info::ImageInfo;
 use slipway_images::node::api::{Image, Status};
 use slipway_init::files::read_json;
-use slipway_init::slots;
+use slipway_init::{firmware, slots};
 
 use crate::answer::{Outcome, json};
 use crate::paths::Paths;
@@ -29,6 +29,7 @@ pub fn gather(paths: &Paths, name: String) -> Status {
         slot: slots::booted(paths.root()).map(|slot| slot.to_string()),
         slots: read_json(&paths.slots()),
         kernel: system.kernel(),
+        secure_boot: firmware::secure_boot(paths.root()),
         uptime: system.uptime(),
         time: SystemTime::now()
             .duration_since(UNIX_EPOCH)
