@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use slipway_images::bundle::keys::PublicKey;
 use slipway_images::info::ImageInfo;
 use slipway_images::layout::{self, Slot, Table, derive_uuid};
 use slipway_images::slot::{DIRECTORY, RECORD_FILE, RECORD_SIZE, shipped_name};
@@ -40,6 +41,8 @@ pub struct Request {
     pub mirror: Option<String>,
     /// A lock whose inputs to take.
     pub locked: Option<PathBuf>,
+    /// Whose updates nodes with the image take.
+    pub update_keys: Vec<PublicKey>,
     /// Whether to go on without a suite that is past its date.
     pub skip_stale: bool,
     /// Where fetched and built parts are kept.
@@ -130,6 +133,7 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
             programs: &parts.programs,
             addons: &parts.addons,
             info: &info,
+            update_keys: &request.update_keys,
             cache: &request.cache,
         },
         progress,
@@ -236,6 +240,11 @@ fn inputs(
 ) -> Result<(Lock, Vec<String>)> {
     let mut sources = source.digests()?;
     sources.insert("board".to_owned(), board.digest()?);
+    if !request.update_keys.is_empty() {
+        let mut keys: Vec<String> = request.update_keys.iter().map(PublicKey::pem).collect();
+        keys.sort();
+        sources.insert("update-keys".to_owned(), digest::hex(keys.concat().as_bytes()));
+    }
     let versions = tools.versions();
     if let Some(path) = &request.locked {
         let lock = Lock::read(path)?;

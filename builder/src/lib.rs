@@ -6,6 +6,8 @@
 pub mod atomic;
 pub mod board;
 pub mod build;
+pub mod bundle;
+pub mod channel;
 pub mod components;
 pub mod debian;
 pub mod digest;
@@ -16,6 +18,7 @@ pub mod flash;
 pub mod formats;
 pub mod imager;
 pub mod inventory;
+pub mod keys;
 pub mod lock;
 pub mod manifest;
 pub mod node;

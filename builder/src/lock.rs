@@ -158,6 +158,9 @@ impl Lock {
                 differ.push(format!("the sources of `{name}` have changed"));
             }
         }
+        for name in self.sources.keys().filter(|n| !sources.contains_key(*n)) {
+            differ.push(format!("it was made with `{name}`, which isn't given here"));
+        }
         for (name, here) in tools {
             match self.tools.get(name) {
                 Some(then) if then == here => {}
@@ -207,6 +210,8 @@ mod tests {
         assert_eq!(e.kind, Kind::Input);
         assert!(e.message().contains("board x86_64, not pi4"), "{e}");
         assert!(e.message().contains("go 1.26.8, here is 1.27.0"), "{e}");
+        let without = l.check("x86_64", &BTreeMap::new(), &l.tools).unwrap_err();
+        assert!(without.message().contains("with `board`"), "{without}");
     }
 
     #[test]

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use slipway::components::{self, Toolchains};
+use slipway::keys::update::load_public;
 use slipway::progress::{self, Progress};
 use slipway::run::{self, Context};
 use slipway::seed::{self, SeedCommand};
 use slipway::source::{Source, cache_dir};
-use slipway::{Error, Kind, Result, build, discover, firmware, flash, node};
+use slipway::{Error, Kind, Result, build, bundle, channel, discover, firmware, flash, node};
 
 /// Builds bootable, immutable Kubernetes images, and runs them.
 #[derive(Parser)]
@@ -54,6 +55,11 @@ enum Command {
     /// Make, check and compare seeds: what makes a machine its owner's.
     #[command(subcommand)]
     Seed(SeedCommand),
+    /// Make an update bundle of an image, or look into one.
+    Bundle(bundle::BundleArgs),
+    /// Offer updates to nodes that look for them.
+    #[command(subcommand)]
+    Channel(channel::ChannelCommand),
     /// List the nodes on this machine's networks.
     Discover(discover::DiscoverArgs),
     /// Talk to a node's own API: status, logs, seed, shell, and ends of many kinds.
@@ -73,6 +79,10 @@ struct BuildArgs {
     /// Take exactly the inputs of this lock, or refuse.
     #[arg(long, value_name = "FILE")]
     locked: Option<PathBuf>,
+    /// A public key that nodes with this image take updates from. Can be given more than
+    /// once; without any they take none.
+    #[arg(long, env = "SLIPWAY_UPDATE_KEY", value_delimiter = ',', value_name = "PUB")]
+    update_key: Vec<PathBuf>,
     /// Go on without the updates of a Debian suite whose index is past its date
     /// on the mirror (it is refused by default), and note it in the manifest.
     #[arg(long, env = "SLIPWAY_SKIP_STALE")]
@@ -154,6 +164,8 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
                 components::host_tool(&source, &tools, components::KUBECTL, &cache, progress)?;
             match run::kubectl(&args, &context()?, &kubectl.path)? {}
         }
+        Command::Bundle(args) => bundle::run(args, &cache, progress),
+        Command::Channel(command) => channel::run(&command, progress),
         Command::Seed(command) => seed::run(&command, progress),
     }
 }
@@ -185,6 +197,11 @@ fn build_image(
         out: args.out.unwrap_or_else(|| source.path(IMAGES)),
         mirror: args.mirror,
         locked: args.locked,
+        update_keys: args
+            .update_key
+            .iter()
+            .map(|path| load_public(path))
+            .collect::<Result<_>>()?,
         skip_stale: args.skip_stale,
         cache,
     };

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use slipway_images::bundle::keys::{PublicKey, TRUSTED_KEYS_DIR};
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
 use slipway_images::layout::{self, Bytes, Sizes};
 
@@ -34,6 +35,8 @@ pub struct Ingredients<'a> {
     pub addons: &'a [Addon],
     /// What the image says about itself.
     pub info: &'a ImageInfo,
+    /// Whose updates nodes take.
+    pub update_keys: &'a [PublicKey],
     /// Where unpacked packages are kept.
     pub cache: &'a Path,
 }
@@ -276,11 +279,15 @@ fn copy_files(tree: &mut Tree, from: &Path, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// `image.json`, and what the board's `[node]` says.
+/// `image.json`, the keys of updates, and what the board's `[node]` says.
 fn add_node_settings(tree: &mut Tree, from: &Ingredients<'_>) -> Result<()> {
     let info = serde_json::to_string_pretty(from.info)
         .map_err(|e| Error::new(Kind::Bug, format!("writing image.json: {e}")))?;
     tree.file(IMAGE_INFO_PATH, 0o644, info + "\n")?;
+    for key in from.update_keys {
+        let path = format!("{TRUSTED_KEYS_DIR}/{}.pem", key.id());
+        tree.file(&path, 0o644, key.pem())?;
+    }
     let node = &from.board.node;
     if !node.modules.is_empty() {
         let list = node.modules.join("\n") + "\n";

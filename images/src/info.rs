@@ -54,6 +54,13 @@ pub enum InfoError {
 }
 
 impl ImageInfo {
+    /// The release number, higher for a later image: [`built`](Self::built), which follows from
+    /// the inputs alone.
+    #[must_use]
+    pub fn release(&self) -> u64 {
+        u64::try_from(self.built).unwrap_or(0)
+    }
+
     /// Reads the file at `path`.
     ///
     /// # Errors

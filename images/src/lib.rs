@@ -1,5 +1,7 @@
 //! The anatomy of a Slipway image, shared by who writes it and who reads it.
 
+#[cfg(feature = "bundle")]
+pub mod bundle;
 mod hex;
 pub mod info;
 pub mod layout;

@@ -191,12 +191,7 @@ impl Superblock {
     /// `None` beyond 2^64.
     #[must_use]
     pub fn end(&self) -> Option<u64> {
-        let tree = levels(self.blocks.get())
-            .into_iter()
-            .try_fold(BLOCK, |sum, level| {
-                sum.checked_add(level.checked_mul(BLOCK)?)
-            })?;
-        self.covered().checked_add(tree)
+        end(self.covered())
     }
 
     /// The parameters of the kernel's target `verity` for a device that holds data and tree,
@@ -210,6 +205,18 @@ impl Superblock {
         };
         format!("1 {device} {device} {BLOCK} {BLOCK} {blocks} {first} sha256 {root} {salt}")
     }
+}
+
+/// Bytes that a filesystem of so many takes with superblock and tree behind it. `None` beyond
+/// 2^64.
+#[must_use]
+pub fn end(data: u64) -> Option<u64> {
+    let tree = levels(data.div_ceil(BLOCK))
+        .into_iter()
+        .try_fold(BLOCK, |sum, level| {
+            sum.checked_add(level.checked_mul(BLOCK)?)
+        })?;
+    data.checked_add(tree)
 }
 
 /// The tree's levels from below, in blocks. None for a single data block: then the root hash
@@ -312,7 +319,8 @@ pub fn tree<E: Send>(
         blocks,
         salt: salt.to_vec(),
     };
-    let mut bytes = superblock.bytes().to_vec();
+    let mut bytes = Vec::with_capacity(BLOCK_BYTES + levels.iter().map(Vec::len).sum::<usize>());
+    bytes.extend(superblock.bytes());
     bytes.resize(BLOCK_BYTES, 0);
     for level in levels.into_iter().rev() {
         bytes.extend(level);

@@ -35,7 +35,7 @@
 //! and `slipway flash` gets by with 64 MiB in all.
 
 mod cut;
-mod pool;
+pub(crate) mod pool;
 
 pub use cut::{Cuts, Segment};
 

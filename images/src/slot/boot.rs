@@ -69,6 +69,13 @@ pub trait BootMethod {
     /// [`BootError`].
     fn clear(&mut self, slot: Slot) -> Result<(), BootError>;
 
+    /// Bytes of the largest boot payload that could be [reserved](Self::reserve) for a slot once
+    /// it is [cleared](Self::clear).
+    ///
+    /// # Errors
+    /// [`BootError`].
+    fn room(&mut self, slot: Slot) -> Result<u64, BootError>;
+
     /// Room for a slot's boot payload, which can't be booted yet. One of the same size that
     /// is being written already stays as it is.
     ///

@@ -452,6 +452,25 @@ impl<D: Disk> Volume<D> {
         Ok(count)
     }
 
+    /// Bytes that a new file can have once [`tidy`](Self::tidy) was done and the files `without`
+    /// are removed.
+    ///
+    /// # Errors
+    /// [`FatError::Unusable`] when the volume isn't sound, [`FatError::Io`].
+    pub fn room(&mut self, without: &[Entry]) -> Result<u64, FatError> {
+        let mut used = vec![false; self.end as usize];
+        let root = self.root;
+        self.mark(root, DEPTH, &mut used)?;
+        for file in without.iter().filter(|file| file.first_cluster != 0) {
+            for cluster in self.chain(file.first_cluster)? {
+                used[cluster as usize] = false;
+            }
+        }
+        let table = Table::read(self)?;
+        let free = (2..self.end).filter(|c| !used[*c as usize] && !table.is_bad(*c));
+        Ok(free.count() as u64 * self.cluster)
+    }
+
     fn mark(&mut self, first: u32, depth: u32, used: &mut [bool]) -> Result<(), FatError> {
         let unsound = |what: &str| FatError::Unusable(format!("{what} share clusters or loop"));
         if depth == 0 {

@@ -465,6 +465,15 @@ impl<B: BootMethod> Slots<B> {
         }
     }
 
+    /// Bytes that the boot partition has for the boot payload of the slot that doesn't run, once
+    /// what it has now is away.
+    ///
+    /// # Errors
+    /// [`BootError`].
+    pub fn boot_room(&mut self) -> Result<u64, SlotError> {
+        Ok(self.boot.room(!self.booted)?)
+    }
+
     /// The slot that may be written.
     ///
     /// # Errors

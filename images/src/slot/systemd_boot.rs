@@ -157,6 +157,17 @@ impl<D: Disk> BootMethod for SystemdBoot<D> {
         Ok(())
     }
 
+    fn room(&mut self, slot: Slot) -> Result<u64, BootError> {
+        let mut own: Vec<Entry> = Vec::new();
+        for (name, file) in self.files()? {
+            let twin = |other: &Entry| other.first_cluster == file.first_cluster;
+            if name.slot == slot && !own.iter().any(twin) {
+                own.push(file);
+            }
+        }
+        Ok(self.volume.room(&own)?)
+    }
+
     fn reserve(&mut self, slot: Slot, size: u32) -> Result<(), BootError> {
         match self.being_written(slot) {
             Ok((_, file)) if file.size == size => return Ok(()),

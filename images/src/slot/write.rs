@@ -141,6 +141,15 @@ impl<B: BootMethod> Writing<'_, B> {
         Ok(self.slots.boot.read(self.slot, offset, buffer)?)
     }
 
+    /// Reads a part of the boot payload of the slot that runs, much of which may be the same.
+    ///
+    /// # Errors
+    /// [`SlotError::Boot`], also beyond its size.
+    pub fn read_running(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), SlotError> {
+        let running = self.slots.booted;
+        Ok(self.slots.boot.read(running, offset, buffer)?)
+    }
+
     /// Makes the slot the one that the next boots try.
     ///
     /// # Errors

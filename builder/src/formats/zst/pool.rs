@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 
 /// Calls `work` for each of `items` on `threads` threads and `take` with the results,
 /// in order and on this thread. The first error, in order, ends it all.
-pub(super) fn in_order<I: Sync, R: Send>(
+pub(crate) fn in_order<I: Sync, R: Send>(
     threads: usize,
     items: &[I],
     work: impl Fn(&I) -> Result<R> + Sync,

@@ -26,7 +26,11 @@ impl Table {
 
     pub fn is_taken(&self, cluster: u32) -> bool {
         // One that is marked bad isn't free either.
-        !matches!(self.get(cluster), 0 | 0x0fff_fff7)
+        self.get(cluster) != 0 && !self.is_bad(cluster)
+    }
+
+    pub fn is_bad(&self, cluster: u32) -> bool {
+        self.get(cluster) == 0x0fff_fff7
     }
 
     fn get(&self, cluster: u32) -> u32 {

@@ -1,0 +1,3 @@
+//! Keys that the builder makes and signs with.
+
+pub mod update;

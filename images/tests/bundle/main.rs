@@ -1,0 +1,18 @@
+//! Update bundles: taken by a node with real slots, tampered with, broken off, and against
+//! the tools that own zstd and Ed25519.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod channel;
+mod maker;
+mod memory;
+mod node;
+mod pushed;
+mod tampering;
+mod tools;
+mod walk;
