@@ -12,6 +12,7 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::{Place, Server};
 use serde_json::{Value, json};
@@ -22,8 +23,10 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 fn pretend(place: &Place, kubernetes: &str) {
     let path = place.root().join("usr/lib/slipway/image.json");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    // Certificates begin with the image.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let info = json!({
-        "board": "x86_64", "version": format!("for {kubernetes}"), "built": 1,
+        "board": "x86_64", "version": format!("for {kubernetes}"), "built": now.as_secs() - 3600,
         "kubernetes": kubernetes, "arch": "x86_64",
         "root_uuid": "00000000-0000-0000-0000-000000000007",
     });
