@@ -13,6 +13,7 @@
 pub mod api;
 pub mod discovery;
 pub mod shell;
+pub mod update;
 
 use std::io::Write as _;
 use std::net::IpAddr;
