@@ -223,7 +223,10 @@ impl Maker<'_> {
         };
         if old.info.board != new.board {
             let board = &old.info.board;
-            return Err(refuse(format!("it is for board {board}, not {}", new.board)));
+            return Err(refuse(format!(
+                "it is for board {board}, not {}",
+                new.board
+            )));
         }
         if old.root_hash == new.root_hash {
             return Err(refuse("it is the same image as the new one".to_owned()));
@@ -235,8 +238,10 @@ impl Maker<'_> {
                 marks.add(&old.read(name, start, SEGMENT)?);
             }
         }
-        let segments: Vec<(PayloadName, usize, Stored)> =
-            new.full().map(|(name, n, stored)| (name, n, *stored)).collect();
+        let segments: Vec<(PayloadName, usize, Stored)> = new
+            .full()
+            .map(|(name, n, stored)| (name, n, *stored))
+            .collect();
         let total = segments.len() as u64 * u64::from(SEGMENT);
         let name = format!("comparing with {}", old.info.version);
         let task = self.progress.task(name, Some(total));
@@ -367,9 +372,7 @@ impl Spool {
     }
 
     fn add(&mut self, piece: &[u8]) -> Result<Stored> {
-        self.pieces
-            .write_all(piece)
-            .at("writing", &self.output)?;
+        self.pieces.write_all(piece).at("writing", &self.output)?;
         Ok(Stored {
             // Of a segment of 8 MiB.
             size: u32::try_from(piece.len()).unwrap_or(u32::MAX),

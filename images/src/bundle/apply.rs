@@ -295,11 +295,14 @@ impl Looking<'_, '_, '_, '_> {
     ) -> Result<(), BundleError> {
         let places = &mut *self.places;
         match (side, payload) {
-            (Side::New, PayloadName::Root) => {
-                places.root.read_at(offset, buffer).map_err(BundleError::Place)
-            }
+            (Side::New, PayloadName::Root) => places
+                .root
+                .read_at(offset, buffer)
+                .map_err(BundleError::Place),
             (Side::New, PayloadName::Kernel) => Ok(places.kernel.read(offset, buffer)?),
-            (Side::Running, PayloadName::Kernel) => Ok(places.kernel.read_running(offset, buffer)?),
+            (Side::Running, PayloadName::Kernel) => {
+                Ok(places.kernel.read_running(offset, buffer)?)
+            }
             (Side::Running, PayloadName::Root) => match &mut places.running_root {
                 Some(root) => root.read_at(offset, buffer).map_err(BundleError::Place),
                 None => Err(BundleError::Place(io::ErrorKind::NotFound.into())),
@@ -616,7 +619,9 @@ impl Looking<'_, '_, '_, '_> {
         let size = manifest.root.size;
         let blocks = NonZeroU64::new(size / BLOCK)
             .ok_or_else(|| BundleError::Manifest("an empty root".into()))?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+        let threads = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(4);
         // All of it is read, also what is free in the filesystem: there the tree has zeros.
         let all = [0..size / BLOCK];
         let salt = verity::salt(&manifest.board);

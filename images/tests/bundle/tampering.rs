@@ -51,7 +51,9 @@ fn every_byte_of_head_and_signature_counts() {
                 8..12 => matches!(error, SignedError::Newer { .. } | SignedError::Foreign(_)),
                 12..16 => matches!(
                     error,
-                    SignedError::TooLong { .. } | SignedError::CutOff(_) | SignedError::BadSignature(_)
+                    SignedError::TooLong { .. }
+                        | SignedError::CutOff(_)
+                        | SignedError::BadSignature(_)
                 ),
                 16..32 => matches!(error, SignedError::UnknownKey { .. }),
                 _ => matches!(error, SignedError::BadSignature(_)),
@@ -82,7 +84,12 @@ fn every_piece_counts_from_its_first_byte_to_its_last() {
             let mut bad = bundle.clone();
             bad[at] ^= 0x40;
             let error = node.update(&mut Served::new(bad)).unwrap_err();
-            let BundleError::Segment { payload, segment, error } = error else {
+            let BundleError::Segment {
+                payload,
+                segment,
+                error,
+            } = error
+            else {
                 panic!("piece {n}, byte {at}: {error}");
             };
             assert!(matches!(error, SegmentError::Piece { .. }), "{error}");
@@ -98,7 +105,9 @@ fn every_piece_counts_from_its_first_byte_to_its_last() {
     // Two pieces changed places: each is whole, and at the other's place it is wrong.
     draft.pieces.swap(0, 1);
     let mut other = fresh();
-    let error = other.update(&mut Served::new(draft.bundle(&key(1)))).unwrap_err();
+    let error = other
+        .update(&mut Served::new(draft.bundle(&key(1))))
+        .unwrap_err();
     assert!(matches!(error, BundleError::Segment { .. }), "{error}");
     // The same node takes what is right.
     node.update(&mut Served::new(bundle)).unwrap();
@@ -122,7 +131,18 @@ fn cut_anywhere_and_longer_by_anything() {
     let bundle = draft.bundle(&key(1));
     let places = draft.places(&bundle);
     let head = places[0].start;
-    let boundaries = [0, 7, 8, 12, 16, HEAD - 1, HEAD, HEAD + 1, head - 64, head - 1];
+    let boundaries = [
+        0,
+        7,
+        8,
+        12,
+        16,
+        HEAD - 1,
+        HEAD,
+        HEAD + 1,
+        head - 64,
+        head - 1,
+    ];
     for at in boundaries {
         let mut served = Served::new(bundle[..at].to_vec());
         let error = Bundle::open(&mut served, &trusted()).unwrap_err();
@@ -134,11 +154,15 @@ fn cut_anywhere_and_longer_by_anything() {
     }
     for at in places.iter().flat_map(|p| [p.start, p.end - 1]) {
         let error = Bundle::open(&mut Served::new(bundle[..at].to_vec()), &trusted());
-        let is = |e: &BundleError| matches!(e, BundleError::CutOff { found, .. } if *found == at as u64);
+        let is =
+            |e: &BundleError| matches!(e, BundleError::CutOff { found, .. } if *found == at as u64);
         assert!(error.as_ref().is_err_and(is), "cut at {at}: {error:?}");
     }
     let longer = [&bundle[..], &[0]].concat();
-    assert!(matches!(refused(longer), BundleError::Trailing { surplus: 1 }));
+    assert!(matches!(
+        refused(longer),
+        BundleError::Trailing { surplus: 1 }
+    ));
 }
 
 #[test]
@@ -151,30 +175,52 @@ fn a_bundle_that_is_not_for_this_node_leaves_it_untouched() {
         refused(draft.bundle(&key(1)))
     };
     let error = with(&|m| m.board = "pi4".into());
-    assert!(matches!(&error, BundleError::Board { bundle, .. } if bundle == "pi4"), "{error}");
+    assert!(
+        matches!(&error, BundleError::Board { bundle, .. } if bundle == "pi4"),
+        "{error}"
+    );
     let error = with(&|m| m.requires = vec!["flying".into(), "swimming".into()]);
     assert!(error.to_string().contains("flying, swimming"), "{error}");
     let error = with(&|m| m.release = 0);
-    assert!(matches!(error, BundleError::Older { release: 0, running: 1, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            BundleError::Older {
+                release: 0,
+                running: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
     let error = with(&|m| m.root.size += 2 << 20);
     assert!(matches!(error, BundleError::Manifest(_)), "{error}");
     let error = refused(Draft::new(&one, &[]).bundle(&key(1)));
     assert!(matches!(error, BundleError::Running(_)), "{error}");
     let error = refused(draft.bundle(&key(2)));
-    assert!(matches!(error, BundleError::Signed(SignedError::UnknownKey { .. })), "{error}");
+    assert!(
+        matches!(error, BundleError::Signed(SignedError::UnknownKey { .. })),
+        "{error}"
+    );
 
     let mut node = fresh();
     node.keys.clear();
-    let error = node.update(&mut Served::new(draft.bundle(&key(1)))).unwrap_err();
+    let error = node
+        .update(&mut Served::new(draft.bundle(&key(1))))
+        .unwrap_err();
     assert!(error.to_string().contains("--update-key"), "{error}");
     node.keys = trusted();
     node.slot_size = 1 << 20;
-    let error = node.update(&mut Served::new(draft.bundle(&key(1)))).unwrap_err();
+    let error = node
+        .update(&mut Served::new(draft.bundle(&key(1))))
+        .unwrap_err();
     assert!(matches!(error, BundleError::SlotTooSmall { .. }), "{error}");
     node.slot_size = 2 << 20;
     let mut large = two.clone();
     large.kernel = noise(40 << 20, 3);
-    let error = node.update(&mut Served::new(Draft::new(&large, &[]).bundle(&key(1)))).unwrap_err();
+    let error = node
+        .update(&mut Served::new(Draft::new(&large, &[]).bundle(&key(1))))
+        .unwrap_err();
     assert!(matches!(error, BundleError::BootFull { .. }), "{error}");
     node.assert_untouched();
 }
@@ -193,7 +239,8 @@ fn replays_and_bad_versions_need_an_operator() {
         ..Allow::default()
     };
     let go_on = &mut |_: &_| std::ops::ControlFlow::Continue(());
-    node.update_with(&mut Served::new(old), downgrade, go_on).unwrap();
+    node.update_with(&mut Served::new(old), downgrade, go_on)
+        .unwrap();
     node.assert_has(&one);
 
     // A version that is tried and never gets healthy.
@@ -217,7 +264,8 @@ fn replays_and_bad_versions_need_an_operator() {
         bad: true,
         ..Allow::default()
     };
-    node.update_with(&mut Served::new(new), force, go_on).unwrap();
+    node.update_with(&mut Served::new(new), force, go_on)
+        .unwrap();
     node.assert_has(&three);
 }
 
@@ -228,7 +276,10 @@ fn a_newer_format_and_unknown_fields() {
     let mut newer = draft.bundle(&key(1));
     newer[8] = 2;
     let error = refused(newer).to_string();
-    assert!(error.contains("format 2") && error.contains("reads 1"), "{error}");
+    assert!(
+        error.contains("format 2") && error.contains("reads 1"),
+        "{error}"
+    );
     let mut json = serde_json::to_value(&draft.manifest).unwrap();
     json["later"] = serde_json::json!({"a": [1, 2]});
     json["root"]["later"] = 7.into();
@@ -242,7 +293,9 @@ fn a_newer_format_and_unknown_fields() {
 /// A frame that is made as a stream: with a window and perhaps without its content's size.
 fn streamed(bytes: &[u8], window: u32, size: Option<u64>) -> Vec<u8> {
     let mut encoder = CCtx::create();
-    encoder.set_parameter(CParameter::WindowLog(window)).unwrap();
+    encoder
+        .set_parameter(CParameter::WindowLog(window))
+        .unwrap();
     encoder.set_pledged_src_size(size).unwrap();
     let mut out = Vec::with_capacity(zstd_safe::compress_bound(bytes.len()));
     let mut to = OutBuffer::around(&mut out);
@@ -260,7 +313,9 @@ fn signed_pieces_that_unpack_to_something_else() {
         let mut draft = Draft::new(&two, &[]);
         draft.replace_root_piece(piece);
         let mut node = fresh();
-        let error = node.update(&mut Served::new(draft.bundle(&key(1)))).unwrap_err();
+        let error = node
+            .update(&mut Served::new(draft.bundle(&key(1))))
+            .unwrap_err();
         node.assert_safe();
         match error {
             BundleError::Segment { error, .. } => error,
@@ -282,7 +337,9 @@ fn signed_pieces_that_unpack_to_something_else() {
     let mut lying = streamed(&zeros, 20, Some(64 << 20));
     let at = lying.len();
     assert_eq!(FrameHead::parse(&lying).unwrap().content, 64 << 20);
-    let field = lying[..16].windows(4).position(|w| w == (64u32 << 20).to_le_bytes());
+    let field = lying[..16]
+        .windows(4)
+        .position(|w| w == (64u32 << 20).to_le_bytes());
     lying[field.unwrap()..][..4].copy_from_slice(&SEGMENT.to_le_bytes());
     assert_eq!(lying.len(), at);
     assert!(matches!(of(lying), SegmentError::Unpack(_)));
@@ -299,7 +356,10 @@ fn signed_pieces_that_unpack_to_something_else() {
     // A delta where there is no prefix.
     let error = of(compress(right, right));
     assert!(
-        matches!(error, SegmentError::Content { .. } | SegmentError::Unpack(_)),
+        matches!(
+            error,
+            SegmentError::Content { .. } | SegmentError::Unpack(_)
+        ),
         "{error}"
     );
 }
@@ -317,15 +377,20 @@ fn what_the_disk_changes_is_noticed_before_it_can_be_booted() {
         other.root_hash()
     };
     let mut node = fresh();
-    let error = node.update(&mut Served::new(bad.bundle(&key(1)))).unwrap_err();
+    let error = node
+        .update(&mut Served::new(bad.bundle(&key(1))))
+        .unwrap_err();
     assert!(matches!(error, BundleError::Root { .. }), "{error}");
     node.assert_safe();
     let mut bad = draft.clone();
     bad.manifest.kernel_sha256 = Digest::of(b"");
-    let error = node.update(&mut Served::new(bad.bundle(&key(1)))).unwrap_err();
+    let error = node
+        .update(&mut Served::new(bad.bundle(&key(1))))
+        .unwrap_err();
     assert!(matches!(error, BundleError::Kernel { .. }), "{error}");
     node.assert_safe();
-    node.update(&mut Served::new(draft.bundle(&key(1)))).unwrap();
+    node.update(&mut Served::new(draft.bundle(&key(1))))
+        .unwrap();
     node.assert_has(&two);
 }
 
@@ -341,7 +406,9 @@ fn a_manifest_beyond_a_limit_is_refused_before_anything_is_allocated() {
         ("root", &|m| m.root.size = 1 << 60),
         ("root", &|m| m.root.size -= 1),
         ("kernel", &|m| m.kernel.size = 0),
-        ("piece", &|m| m.root.segments[0].stored.as_mut().unwrap().size = u32::MAX),
+        ("piece", &|m| {
+            m.root.segments[0].stored.as_mut().unwrap().size = u32::MAX
+        }),
         ("prefix", &|m| m.bases[0].deltas[0].len = PREFIX_LIMIT + 1),
         ("prefix", &|m| m.bases[0].deltas[0].from = u64::MAX),
         ("delta", &|m| m.bases[0].deltas[0].segment = u32::MAX),
