@@ -6,13 +6,14 @@
 //! | `/run/slipway/status.json` | `init`, replaced whole with each change | [`Boot`] |
 //! | `/run/slipway/slots.json` | `init`, and `noded` when it has staged a slot, replaced whole | [`crate::slot::SlotsStatus`] |
 //! | `/run/slipway/node-api.json` | `noded`, replaced whole | [`ApiInfo`] |
-//! | `/run/slipway/events.jsonl`, `.1` | `init`, and `noded` for what it is asked to do | one [`Event`] a line, at most 512 KiB a file |
+//! | `/run/slipway/events.jsonl`, `.1` | `init`, `noded` for what it is asked to do, `clusterd` for the datastore | one [`Event`] a line, at most 512 KiB a file |
 //!
 //! Unknown keys are ignored when read: with two slots, an older reader meets newer files.
 
 pub mod api;
 pub mod discovery;
 pub mod shell;
+pub mod update;
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -175,10 +176,10 @@ pub struct Event {
     /// When, in milliseconds since 1970-01-01 UTC by the node's clock, which may be wrong early
     /// in a boot.
     pub time: u64,
-    /// `phase`, `service`, `address`, `condition`, `power`, or `audit` for what somebody asked
-    /// the node API to do.
+    /// `phase`, `service`, `address`, `condition`, `power`, `datastore`, or `audit` for what
+    /// somebody asked the node API to do.
     pub kind: String,
-    /// Which phase, service, interface; for `audit` who.
+    /// Which phase, service, interface; for `audit` and `datastore` who.
     pub subject: String,
     /// What, in one line.
     pub message: String,

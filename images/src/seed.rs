@@ -17,6 +17,7 @@
 
 mod applied;
 mod cidr;
+mod clock;
 mod cluster;
 mod diff;
 mod files;
@@ -44,6 +45,7 @@ use serde::{Deserialize, Serialize};
 
 pub use applied::{APPLIED_FILE, Applied, Documents, NOTHING, OUTSIDE_FILE, outside};
 pub use cidr::{Cidr, CidrError};
+pub use clock::{NoTime, NoWindow, TimeOfDay, Window};
 pub use cluster::{
     ANY_REGISTRY, CaPair, CaSeed, Cluster, Component, Datastore, Effect as TaintEffect, Flag,
     Registry, Role, San, Taint, Token,

@@ -31,25 +31,45 @@ const GRACE: u64 = 120;
 /// dm-verity. None on a machine without slots.
 #[must_use]
 pub fn booted(root: &Path) -> Option<Slot> {
+    let (_, name) = below_root(root)?;
+    Slot::of_root(&name)
+}
+
+/// The device of the partition of this name on the disk that the root is on, such as `esp`.
+#[must_use]
+pub fn partition(root: &Path, name: &str) -> Option<PathBuf> {
+    let (own, _) = below_root(root)?;
+    // The kernel shows a disk's partitions as directories in the disk's.
+    let own = own.canonicalize().ok()?;
+    let disk = own.parent()?;
+    files::names(disk).iter().find_map(|entry| {
+        let event = fs::read_to_string(disk.join(entry).join("uevent")).ok()?;
+        let value = |key: &str| event.lines().find_map(|line| line.strip_prefix(key));
+        let device = value("DEVNAME=")?;
+        (value("PARTNAME=")? == name).then(|| root.join("dev").join(device))
+    })
+}
+
+/// The partition that the root is on: its directory in sysfs, and its name.
+fn below_root(root: &Path) -> Option<(PathBuf, String)> {
     let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;
     let device = mounts.lines().find_map(|line| {
         let mut words = line.split(' ').skip(2);
         let (device, _, point) = (words.next()?, words.next()?, words.next()?);
         (point == "/").then(|| device.to_owned())
     })?;
-    let name = partition_name(&root.join("sys/dev/block").join(device), 3)?;
-    Slot::of_root(&name)
+    named(&root.join("sys/dev/block").join(device), 3)
 }
 
-/// A block device's partition name, or that of what it is built upon.
-fn partition_name(device: &Path, depth: u32) -> Option<String> {
+/// A block device that is a partition, or one that it is built upon.
+fn named(device: &Path, depth: u32) -> Option<(PathBuf, String)> {
     let event = fs::read_to_string(device.join("uevent")).ok()?;
     if let Some(name) = event.lines().find_map(|l| l.strip_prefix("PARTNAME=")) {
-        return Some(name.trim().to_owned());
+        return Some((device.to_owned(), name.trim().to_owned()));
     }
     let below = device.join("slaves");
     (files::names(&below).iter().filter(|_| depth > 0))
-        .find_map(|slave| partition_name(&below.join(slave), depth - 1))
+        .find_map(|slave| named(&below.join(slave), depth - 1))
 }
 
 /// Since the kernel started.

@@ -72,6 +72,26 @@ fn the_slot_is_found_below_dm_verity() {
 }
 
 #[test]
+fn partitions_of_the_roots_disk_are_found_by_name() {
+    let dir = root_on("root-b");
+    let disk = dir.path().join("sys/devices/pci/vda");
+    for (node, name) in [("vda1", "esp"), ("vda2", "root-b"), ("vda3", "root-a")] {
+        fs::create_dir_all(disk.join(node)).unwrap();
+        let event = format!("DEVNAME={node}\nDEVTYPE=partition\nPARTNAME={name}\n");
+        fs::write(disk.join(node).join("uevent"), event).unwrap();
+    }
+    // The kernel has links there.
+    let slave = dir.path().join("sys/dev/block/254:0/slaves/vda2");
+    fs::remove_dir_all(&slave).unwrap();
+    std::os::unix::fs::symlink(disk.join("vda2"), &slave).unwrap();
+    assert_eq!(booted(dir.path()), Some(Slot::B));
+    let device = |node: &str| Some(dir.path().join("dev").join(node));
+    assert_eq!(partition(dir.path(), "esp"), device("vda1"));
+    assert_eq!(partition(dir.path(), "root-a"), device("vda3"));
+    assert_eq!(partition(dir.path(), "data"), None);
+}
+
+#[test]
 fn a_machine_without_slots_is_no_failure() {
     let keeper = Keeper::default();
     let root = root_on("other");

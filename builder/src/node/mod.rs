@@ -6,6 +6,8 @@
 mod client;
 mod shell;
 mod show;
+mod update;
+mod upgrade;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -125,6 +127,8 @@ pub enum What {
     },
     /// Open a shell on the node; its end ends this.
     Shell,
+    /// Bring the node another version, or without one say how far an update is.
+    Update(update::UpdateArgs),
 }
 
 fn seconds(text: &str) -> std::result::Result<u64, String> {
@@ -197,6 +201,7 @@ pub fn run(args: &NodeArgs, context: &Context<'_>, progress: &Progress) -> Resul
         } => apply(&client, seed, *dry_run, *reboot, progress)?,
         What::Support { out } => support(&client, out.as_deref(), progress)?,
         What::Shell => return shell::run(&client),
+        What::Update(args) => update::run(&client, args, progress)?,
     }
     Ok(ExitCode::SUCCESS)
 }

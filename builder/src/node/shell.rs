@@ -9,23 +9,15 @@ use std::net::TcpStream;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::ClientConnection;
 use slipway_images::node::shell::{Frame, PROTOCOL};
 use slipway_qemu::console::RawMode;
-use ureq::http::StatusCode;
 
-use super::client::{Client, refused};
+use super::client::Client;
+use super::upgrade::Upgraded;
 use crate::error::{Error, Kind, Result};
-
-const TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest head of an answer.
-const HEAD_LIMIT: usize = 16 << 10;
 
 /// A connection that was upgraded.
 struct Session<'a> {
@@ -58,69 +50,17 @@ pub fn run(client: &Client) -> Result<ExitCode> {
 
 impl<'a> Session<'a> {
     fn open(client: &'a Client) -> Result<Self> {
-        let unreached = |e: io::Error| {
-            if e.get_ref().is_some_and(|e| e.is::<rustls::Error>()) {
-                return client.distrusted(&e.to_string());
-            }
-            Error::new(
-                Kind::Network,
-                format!("{} can't be reached: {e}", client.at),
-            )
-        };
-        let tls = ClientConnection::new(config(client)?, server_name(client)?)
-            .map_err(|e| client.distrusted(&e.to_string()))?;
-        let stream = client
-            .addresses
-            .iter()
-            .map(|address| TcpStream::connect_timeout(address, TIMEOUT))
-            .reduce(|first, next| first.or(next))
-            .unwrap_or_else(|| Err(ErrorKind::AddrNotAvailable.into()))
-            .map_err(unreached)?;
-        stream.set_read_timeout(Some(TIMEOUT)).map_err(unreached)?;
-        let mut session = Self {
+        let term = std::env::var("TERM").unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-+._".contains(c);
+        let term: String = term.chars().filter(|c| plain(*c)).collect();
+        let path = format!("/v1/shell?term={term}");
+        let Upgraded { tls, stream } = Upgraded::open(client, &path, PROTOCOL)?;
+        Ok(Self {
             client,
             tls,
             stream,
             buffer: Vec::new(),
-        };
-        let term = std::env::var("TERM").unwrap_or_default();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-+._".contains(c);
-        let term: String = term.chars().filter(|c| plain(*c)).collect();
-        let request = format!(
-            "POST /v1/shell?term={term} HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\n\
-             upgrade: {PROTOCOL}\r\ncontent-length: 0\r\n\r\n",
-            client.name
-        );
-        let mut tls = rustls::Stream::new(&mut session.tls, &mut session.stream);
-        tls.write_all(request.as_bytes()).map_err(unreached)?;
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_LIMIT {
-            let mut byte = [0];
-            tls.read_exact(&mut byte).map_err(unreached)?;
-            head.extend(byte);
-        }
-        let head = String::from_utf8_lossy(&head).into_owned();
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        match status {
-            Some(101) => Ok(session),
-            Some(code) => {
-                // Its body is short and whole; the connection may stay open behind it.
-                let length = head
-                    .lines()
-                    .filter_map(|line| line.split_once(':'))
-                    .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-                    .and_then(|(_, value)| value.trim().parse::<usize>().ok());
-                let mut body = vec![0; length.unwrap_or(0).min(HEAD_LIMIT)];
-                // What can't be read says nothing; the status does.
-                drop(tls.read_exact(&mut body));
-                let status = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_GATEWAY);
-                Err(refused(status, &String::from_utf8_lossy(&body)))
-            }
-            None => Err(Error::new(
-                Kind::Tool,
-                format!("{} doesn't speak HTTP", client.at),
-            )),
-        }
+        })
     }
 
     /// Carries bytes both ways until the shell ends; gives its exit status.
@@ -246,31 +186,4 @@ fn window() -> Option<Frame> {
         columns: size.ws_col,
         rows: size.ws_row,
     })
-}
-
-fn server_name(client: &Client) -> Result<ServerName<'static>> {
-    ServerName::try_from(client.name.clone())
-        .map_err(|_| Error::new(Kind::Usage, format!("`{}` is no node's name", client.name)))
-}
-
-fn config(client: &Client) -> Result<Arc<ClientConfig>> {
-    let unusable = |e: &dyn std::fmt::Display| {
-        Error::new(Kind::Input, format!("the credential can't be used: {e}"))
-    };
-    let certificate = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
-    let credential = &client.credential;
-    let mut roots = RootCertStore::empty();
-    let ca = certificate(&credential.ca_pem).map_err(|e| unusable(&e))?;
-    roots.add(ca).map_err(|e| unusable(&e))?;
-    let own = certificate(&credential.client.certificate_pem).map_err(|e| unusable(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(credential.client.key_pem.as_bytes())
-        .map_err(|e| unusable(&e))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| unusable(&e))?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(vec![own], key)
-        .map_err(|e| unusable(&e))?;
-    Ok(Arc::new(config))
 }

@@ -19,6 +19,7 @@ mod immutable;
 mod machine;
 mod secure;
 mod slots;
+mod update;
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! clusterd: the supervisor of the embedded Kubernetes distribution.
 //!
-//! Makes the cluster's CAs and certificates, starts datastore, API server,
+//! Makes the cluster's CAs and certificates, keeps what another version could not read of the
+//! datastore, starts datastore, API server,
 //! controllers, scheduler, kubelet and kube-proxy in the order of their needs,
 //! keeps them running, applies the image's add-ons, and tells how it stands.
 //! [`server::run`] is the whole walk, step by step.
@@ -9,6 +10,7 @@ mod access;
 mod addons;
 mod board;
 mod component;
+mod datastore;
 mod error;
 mod files;
 mod identity;
@@ -37,6 +39,9 @@ fn main() -> ExitCode {
     let command = options::parse(std::env::args_os().skip(1));
     let result = command.and_then(|command| match command {
         Command::Run(options) => server::run(&options),
+        Command::Snapshot { root, bin } => {
+            datastore::snapshot(&paths::Paths::new(&root), bin.as_deref())
+        }
         Command::Help => print(options::HELP),
         Command::Version => print(concat!("clusterd ", env!("CARGO_PKG_VERSION"), "\n")),
     });

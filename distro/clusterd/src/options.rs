@@ -15,12 +15,16 @@ pub const HELP: &str = "\
 clusterd: runs and supervises a Kubernetes server
 
     clusterd --root DIR [--seed FILE] [--control-plane-only] [--bin DIR]
+    clusterd snapshot --root DIR [--bin DIR]
 
   --root DIR              where var/, run/ and etc/ are (in an image: /)
   --seed FILE             the checked seed, JSON (default: DIR/run/slipway/seed.json)
   --control-plane-only    no kubelet and no kube-proxy; listens on loopback only
   --bin DIR               where the components' programs are (default: PATH)
   --version               print the version
+
+snapshot keeps the datastore as it is now, also while it is in use, and prints
+as JSON what it kept.
 ";
 
 /// What the process was started with.
@@ -100,6 +104,13 @@ impl Default for Tuning {
 pub enum Command {
     /// Run.
     Run(Box<Options>),
+    /// Take a snapshot of the datastore.
+    Snapshot {
+        /// See [`Options::root`].
+        root: PathBuf,
+        /// See [`Options::bin`].
+        bin: Option<PathBuf>,
+    },
     /// Print the help text.
     Help,
     /// Print the version.
@@ -120,6 +131,9 @@ where
     let mut control_plane_only = false;
     let mut tuning = Tuning::default();
     let mut parser = lexopt::Parser::from_args(arguments);
+    let snapshot = parser
+        .try_raw_args()
+        .is_some_and(|mut rest| rest.next_if(|word| word == "snapshot").is_some());
     while let Some(argument) = parser.next().map_err(usage)? {
         match argument {
             Long("root") => root = Some(PathBuf::from(parser.value().map_err(usage)?)),
@@ -161,11 +175,16 @@ where
     let absolute = |path: PathBuf| {
         std::path::absolute(&path).context(|| format!("make {} absolute", path.display()))
     };
+    let root = absolute(root)?;
+    let bin = bin.map(absolute).transpose()?;
+    if snapshot {
+        return Ok(Command::Snapshot { root, bin });
+    }
     Ok(Command::Run(Box::new(Options {
-        root: absolute(root)?,
+        root,
         seed: seed.map(absolute).transpose()?,
         control_plane_only,
-        bin: bin.map(absolute).transpose()?,
+        bin,
         tuning,
     })))
 }
@@ -245,6 +264,16 @@ mod tests {
         assert_eq!(options.root, PathBuf::from("/"));
         assert!(!options.control_plane_only);
         assert_eq!(options.tuning.ports.api, 6443);
+    }
+
+    #[test]
+    fn the_command_line_of_a_snapshot() {
+        let snapshot = |root: &str| Command::Snapshot {
+            root: root.into(),
+            bin: None,
+        };
+        assert_eq!(parse(["snapshot", "--root", "/"]).unwrap(), snapshot("/"));
+        assert!(parse(["--root", "/", "snapshot"]).is_err());
     }
 
     #[test]

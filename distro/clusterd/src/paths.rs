@@ -5,7 +5,9 @@
 //! | `var/lib/clusterd/pki/` | 0700 | CAs, certificates, keys |
 //! | `var/lib/clusterd/kubeconfig/` | 0700 | the components' kubeconfigs |
 //! | `var/lib/clusterd/config/` | 0700 | the components' configuration files |
-//! | `var/lib/clusterd/db/state.db` | 0700 | the datastore (SQLite, WAL) |
+//! | `var/lib/clusterd/db/` | 0700 | the datastore: `state.db` (SQLite, WAL), and `written-by.json` |
+//! | `var/lib/clusterd/db.new/` | 0700 | one that is being restored; `db-VERSION-N/`: one put aside |
+//! | `var/lib/clusterd/snapshots/` | 0700 | snapshots of it |
 //! | `var/lib/clusterd/admin.kubeconfig` | 0600 | for the cluster's owner |
 //! | `run/clusterd/` | 0700 | datastore's socket, lock, `status.json` |
 //! | `var/log/clusterd/<component>.log` | | what the components say |
@@ -15,6 +17,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::datastore::DATABASE;
 use crate::error::{Context, Error};
 
 /// All paths, made from the root.
@@ -42,7 +45,7 @@ impl Paths {
             self.state.join("pki"),
             self.state.join("kubeconfig"),
             self.state.join("config"),
-            self.state.join("db"),
+            self.datastore(),
             self.run.clone(),
         ];
         for directory in private {
@@ -86,9 +89,24 @@ impl Paths {
         self.state.join("config").join(file)
     }
 
-    /// The datastore.
+    /// The datastore's directory.
+    pub fn datastore(&self) -> PathBuf {
+        self.state.join("db")
+    }
+
+    /// The database in it.
     pub fn database(&self) -> PathBuf {
-        self.state.join("db/state.db")
+        self.datastore().join(DATABASE)
+    }
+
+    /// A datastore that is being restored.
+    pub fn datastore_new(&self) -> PathBuf {
+        self.state.join("db.new")
+    }
+
+    /// Snapshots of the datastore.
+    pub fn snapshots(&self) -> PathBuf {
+        self.state.join("snapshots")
     }
 
     /// Where kine listens. Its directory keeps everybody else out.

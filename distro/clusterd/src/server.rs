@@ -23,7 +23,7 @@ use crate::notify::Notify;
 use crate::options::{self, Config, Options};
 use crate::paths::Paths;
 use crate::probe::Credentials;
-use crate::{addons, files, images, node, pods, status};
+use crate::{addons, datastore, files, images, node, pods, status};
 
 /// First and longest pause before something that failed is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
@@ -56,6 +56,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let identity = Identity::open(&config, SystemTime::now())?;
     identity.refresh(&config, SystemTime::now())?;
     files::write(&config)?;
+    datastore::prepare(&config)?;
 
     let board = Arc::new(Board::new(Name::of(&config)));
     let credentials = credentials(&config, &identity)?;

@@ -1,6 +1,6 @@
 // Command foundation is what Kubernetes stands on, in one static program: the
 // container runtime (containerd and its client ctr) and the datastore (kine,
-// etcd), chosen by the name it is started under.
+// etcd, and what copies it), chosen by the name it is started under.
 package main
 
 import (
@@ -18,14 +18,16 @@ import (
 	_ "github.com/containerd/containerd/v2/cmd/containerd/builtins"
 
 	"slipway/distro/components/dispatch"
+	"slipway/distro/components/snapshot"
 )
 
 func main() {
 	dispatch.Main(dispatch.Components{
-		"containerd": func() int { return run("containerd", containerd.App()) },
-		"ctr":        func() int { return run("ctr", ctr.New()) },
-		"kine":       runKine,
-		"etcd":       func() int { etcdmain.Main(os.Args); return 0 },
+		"containerd":     func() int { return run("containerd", containerd.App()) },
+		"ctr":            func() int { return run("ctr", ctr.New()) },
+		"kine":           runKine,
+		"etcd":           func() int { etcdmain.Main(os.Args); return 0 },
+		"datastore-copy": func() int { return status("datastore-copy", snapshot.Main(os.Args)) },
 	}, os.Args)
 }
 
@@ -39,7 +41,11 @@ func runKine() int {
 }
 
 func run(name string, app *cli.App) int {
-	if err := app.Run(os.Args); err != nil && !errors.Is(err, context.Canceled) {
+	return status(name, app.Run(os.Args))
+}
+
+func status(name string, err error) int {
+	if err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		return 1
 	}

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::Secret;
+use super::{Secret, Window};
 
 /// How the clock is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,8 +134,13 @@ pub struct CaCerts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Update {
-    /// Name of the channel; without one the node is updated by hand only.
+    /// Directory on a web server where versions are published; without one the node is
+    /// updated by hand only.
     pub channel: Option<String>,
+    /// How often it is looked at, in seconds.
+    pub poll: u64,
+    /// When its versions are taken; at any time without.
+    pub window: Option<Window>,
     /// For how long a new version must be healthy to be kept, in seconds.
     pub dwell: u64,
     /// How long after the boot it must have been, in seconds; else the node reboots.
@@ -148,6 +153,8 @@ impl Default for Update {
     fn default() -> Self {
         Self {
             channel: None,
+            poll: 6 * 3600,
+            window: None,
             dwell: 60,
             deadline: 600,
             health_script: None,

@@ -12,7 +12,7 @@ use super::shape::Text;
 use super::words::{
     DnsName, HostPort, Label, PemCertificate, PemKey, Program, Span, Url, Words, choice,
 };
-use super::{Cidr, Secret, Seed};
+use super::{Cidr, Secret, Seed, Window};
 
 mapping! {
     /// `slipway`
@@ -98,7 +98,9 @@ mapping! {
 mapping! {
     /// `slipway.update`
     struct UpdateKeys {
-        "channel" => channel: Label, "Name of the channel; without one the node is updated by hand only";
+        "channel" => channel: Url, "Directory on a web server that new versions are taken from, as `slipway channel publish` makes it; without one the node is updated by hand only";
+        "poll" => poll: Span, "How often the channel is looked at, give or take a quarter; default `6h`";
+        "window" => window: Window, "When a channel's versions are fetched and booted, by the node's clock and `timezone`; default at any time";
         "dwell" => dwell: Span, "For how long a new version must be healthy without a break before it is kept; default `60s`";
         "deadline" => deadline: Span, "How long after the boot a new version must have been kept, or the node reboots and falls back in the end; default `10m`";
         "health-script" => health_script: Program, "A program that has to find a new version healthy, too, by ending with 0; it may be one of `write_files`";
@@ -185,9 +187,6 @@ impl Word for Datastore {
     }
 }
 
-/// What is read and checked, and nothing on a node acts on.
-const NOT_YET: &str = "is not followed by this version of Slipway yet";
-
 /// Takes what stands under `slipway:` into the seed.
 pub(super) fn check(keys: SlipwayKeys, seed: &mut Seed, cx: &mut Cx) {
     if let Some(cluster) = keys.cluster {
@@ -229,10 +228,16 @@ pub(super) fn check(keys: SlipwayKeys, seed: &mut Seed, cx: &mut Cx) {
 
 fn check_update(keys: UpdateKeys, cx: &mut Cx) -> Update {
     let default = Update::default();
-    if let Some(channel) = &keys.channel {
-        cx.warn(&channel.spot, NOT_YET);
+    for spot in [
+        keys.poll.as_ref().map(|p| &p.spot),
+        keys.window.as_ref().map(|w| &w.spot),
+    ] {
+        if let Some(spot) = spot.filter(|_| keys.channel.is_none()) {
+            cx.warn(spot, "is for a `channel`, and there is none");
+        }
     }
     let seconds = |key: &Option<At<Span>>, default| key.as_ref().map_or(default, |s| s.value.0);
+    let poll = seconds(&keys.poll, default.poll);
     let dwell = seconds(&keys.dwell, default.dwell);
     let deadline = seconds(&keys.deadline, default.deadline);
     // A machine takes a while to be Ready; the rest is what it may dwell.
@@ -246,6 +251,8 @@ fn check_update(keys: UpdateKeys, cx: &mut Cx) -> Update {
     }
     Update {
         channel: keys.channel.map(|channel| channel.value.0),
+        poll,
+        window: keys.window.map(|window| window.value),
         dwell,
         deadline,
         health_script: keys.health_script.map(|script| script.value.0),

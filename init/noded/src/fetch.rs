@@ -7,22 +7,18 @@
 
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::CertificateError;
 use slipway_access::durable;
 use slipway_images::seed::url::{DOCUMENT_LIMIT, Fetched, SeedUrl};
 use slipway_images::seed::{Document, Documents, Secret};
-use slipway_init::instance::BUNDLE;
 use slipway_init::seed::remote::URL_VARIABLE;
 use ureq::Agent;
 use ureq::http::header::CONTENT_LENGTH;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::error::{Context as _, Error};
+use crate::web::{self, Miss, miss};
 
-const REDIRECTS: u32 = 5;
 /// The longest pause is this part of the time for one request, the first a sixteenth of that.
 const PAUSES: u32 = 2;
 
@@ -37,14 +33,6 @@ pub struct Options {
     pub within: Duration,
     /// For one request.
     pub patience: Duration,
-}
-
-/// Why a request brought nothing.
-enum Miss {
-    /// It may another time.
-    Now(String),
-    /// It never will.
-    Ever(String),
 }
 
 /// Fetches the seed whose URL is in the environment.
@@ -71,32 +59,7 @@ struct Client<'a> {
 
 impl<'a> Client<'a> {
     fn new(options: &Options, url: &'a SeedUrl) -> Result<Self, Error> {
-        // The image's; those of a seed come with the seed only.
-        let path = options.root.join(BUNDLE);
-        let bundle = match std::fs::read(&path) {
-            // Without TLS none is needed, unless a redirect leads there and finds no issuer.
-            Err(_) if !url.is_https() => Vec::new(),
-            other => other.context(|| format!("read {}", path.display()))?,
-        };
-        let certificates = parse_pem(&bundle).filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        });
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::Specific(Arc::new(certificates.collect())))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
-        let agent = Agent::config_builder()
-            .tls_config(tls)
-            // What began with a certificate isn't led away from it.
-            .https_only(url.is_https())
-            .http_status_as_error(false)
-            .max_redirects(REDIRECTS)
-            // A node's environment is the kernel's command line.
-            .proxy(None)
-            .user_agent(concat!("slipway/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
+        let agent = web::agent(&options.root, url.is_https())?;
         Ok(Self {
             url,
             agent,
@@ -151,12 +114,10 @@ impl<'a> Client<'a> {
             .timeout_global(Some(limit))
             .build();
         let response = request.call().map_err(miss)?;
-        let status = response.status();
-        match status.as_u16() {
+        match response.status().as_u16() {
             200 => {}
             404 | 410 => return Ok(None),
-            408 | 429 | 500.. => return Err(Miss::Now(format!("the server answers {status}"))),
-            _ => return Err(Miss::Ever(format!("the server answers {status}"))),
+            _ => return Err(web::answered(response.status())),
         }
         let announced = response.headers().get(CONTENT_LENGTH);
         let announced: Option<u64> = announced.and_then(|n| n.to_str().ok()?.parse().ok());
@@ -185,43 +146,5 @@ impl<'a> Client<'a> {
 
     fn failure(&self, document: Document, why: &str) -> Error {
         Error::Fetch(format!("{document} from {}: {why}", self.url))
-    }
-}
-
-/// Says what went wrong without the address, which may be another's after a redirect, with
-/// secrets in it.
-fn miss(error: ureq::Error) -> Miss {
-    if let Some(tls) = tls_error(&error) {
-        return match tls {
-            rustls::Error::InvalidCertificate(
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-            ) => Miss::Now("the server's certificate isn't valid yet, by this node's clock".into()),
-            rustls::Error::InvalidCertificate(why) => Miss::Ever(format!(
-                "the server's certificate doesn't hold by the image's CAs: {why}"
-            )),
-            other => Miss::Now(other.to_string()),
-        };
-    }
-    match error {
-        ureq::Error::TooManyRedirects => {
-            Miss::Ever(format!("there are more than {REDIRECTS} redirects"))
-        }
-        ureq::Error::RequireHttpsOnly(_) => {
-            Miss::Ever("a redirect leads from https:// to http://".into())
-        }
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-            Miss::Ever("it, or what a redirect leads to, is no address".into())
-        }
-        ureq::Error::RedirectFailed => Miss::Ever("a redirect can't be followed".into()),
-        ureq::Error::Io(error) => Miss::Now(error.to_string()),
-        other => Miss::Now(other.to_string()),
-    }
-}
-
-fn tls_error(error: &ureq::Error) -> Option<&rustls::Error> {
-    match error {
-        ureq::Error::Rustls(error) => Some(error),
-        ureq::Error::Io(error) => error.get_ref()?.downcast_ref(),
-        _ => None,
     }
 }

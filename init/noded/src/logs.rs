@@ -55,7 +55,7 @@ pub fn wish(call: &Call) -> Result<Wish, Refusal> {
     Ok(Wish {
         lines: lines.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         since: call.number("since")?.map(|ago| now.saturating_sub(ago)),
-        follow: call.follow()?,
+        follow: call.flag("follow")?,
     })
 }
 

@@ -76,14 +76,21 @@ fn mark(paths: &Paths) -> Result<(), Refusal> {
         .map_err(|error| refused(error.to_string()))
 }
 
-/// Asks PID 1.
 fn end(call: &Call, kind: Kind) -> Outcome {
+    ask(call.app.tuning.init, kind)?;
+    json(&serde_json::json!({}))
+}
+
+/// Asks PID 1, which is the process `init`, to end the machine.
+///
+/// # Errors
+/// 500 when it can't be asked.
+pub fn ask(init: i32, kind: Kind) -> Result<(), Refusal> {
     let signal = SIGNALS
         .iter()
         .find(|(_, k)| *k == kind)
         .map(|(signal, _)| *signal);
     let signal = signal.ok_or_else(|| Refusal::failed("init takes no signal for that"))?;
-    kill(Pid::from_raw(call.app.tuning.init), signal)
-        .map_err(|error| Refusal::failed(format!("asking init: {error}")))?;
-    json(&serde_json::json!({}))
+    kill(Pid::from_raw(init), signal)
+        .map_err(|error| Refusal::failed(format!("asking init: {error}")))
 }

@@ -1,4 +1,4 @@
-//! A shell on a terminal of its own: the one place for `unsafe` here.
+//! A shell on a terminal of its own: with `local_time`, the place for `unsafe` here.
 #![expect(
     unsafe_code,
     reason = "a controlling terminal is set between fork and exec"

@@ -15,7 +15,7 @@ use slipway_access::node_api::Role;
 use crate::answer::{Answer, Outcome, Refusal, whole};
 use crate::server::App;
 use crate::tls::Caller;
-use crate::{cluster, events, logs, power, seed, shell, status, support};
+use crate::{cluster, events, logs, power, seed, shell, status, support, update};
 
 /// Largest body of a request, in bytes: a seed's files are at most 1 MiB each.
 pub const BODY_LIMIT: usize = 4 << 20;
@@ -105,6 +105,22 @@ const NAME: Parameter = Parameter {
     name: "name",
     kind: "string",
     about: "a name of `/v1/logs`",
+};
+
+const REBOOT: Parameter = Parameter {
+    name: "reboot",
+    kind: "string",
+    about: "when to reboot into it: `now`, `never` or `HH:MM`",
+};
+const DOWNGRADE: Parameter = Parameter {
+    name: "allow-downgrade",
+    kind: "boolean",
+    about: "take a release that is older than what runs",
+};
+const FORCE: Parameter = Parameter {
+    name: "force",
+    kind: "boolean",
+    about: "take a version that has failed here before",
 };
 
 /// Every route.
@@ -220,6 +236,46 @@ pub const ROUTES: &[Route] = &[
         handler: handler!(support::bundle),
     },
     Route {
+        method: Method::GET,
+        path: "/v1/update",
+        access: READER,
+        about: "The update that is being done, or the last one since the boot, and the channel.",
+        parameters: &[],
+        takes: None,
+        gives: Gives::Json("Update"),
+        handler: handler!(update::api::show),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/update",
+        access: OPERATOR,
+        about: "Begins an update: the node fetches a bundle into the slot that doesn't run, and goes on with it after a restart or power cut. 409 while another is under way.",
+        parameters: &[],
+        takes: Some("UpdateOrder"),
+        gives: Gives::Json("Update"),
+        handler: handler!(update::api::fetch),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/update/push",
+        access: OPERATOR,
+        about: "Begins an update from a bundle that the client has, by `Upgrade: slipway-bundle`: the node asks for the parts that it lacks. What is said is in `images/src/bundle/wire.rs`; its texts are `Update`.",
+        parameters: &[REBOOT, DOWNGRADE, FORCE],
+        takes: None,
+        gives: Gives::Upgrade("slipway-bundle"),
+        handler: handler!(update::api::push),
+    },
+    Route {
+        method: Method::DELETE,
+        path: "/v1/update",
+        access: OPERATOR,
+        about: "Stops the update that is being done; what is staged already stays so, but the node no longer reboots into it by itself.",
+        parameters: &[],
+        takes: None,
+        gives: Gives::Json("Update"),
+        handler: handler!(update::api::stop),
+    },
+    Route {
         method: Method::POST,
         path: "/v1/reboot",
         access: OPERATOR,
@@ -302,17 +358,17 @@ impl Call {
         })
     }
 
-    /// Whether the query says `follow`.
+    /// Whether the query says that this holds.
     ///
     /// # Errors
     /// 400 for neither `true` nor `false`.
-    pub fn follow(&self) -> Result<bool, Refusal> {
-        match self.query("follow") {
+    pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
+        match self.query(name) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
             Some(_) => Err(Refusal::new(
                 StatusCode::BAD_REQUEST,
-                "follow is neither true nor false",
+                format!("{name} is neither true nor false"),
             )),
         }
     }

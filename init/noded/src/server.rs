@@ -43,6 +43,7 @@ use crate::mdns::records::Facts;
 use crate::notice;
 use crate::options::{Options, Tuning};
 use crate::paths::Paths;
+use crate::update::Updates;
 use crate::{mdns, routes, tls};
 
 /// Connections at a time.
@@ -61,6 +62,8 @@ pub struct App {
     pub paths: Paths,
     /// What tests change.
     pub tuning: Tuning,
+    /// The node's updates.
+    pub updates: Updates,
     /// Permits of answers that flow.
     flows: Arc<Semaphore>,
     /// Permits of shells.
@@ -172,6 +175,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     );
     let app = Arc::new(App {
         tls: RwLock::new(tls::config(&identity, built)?),
+        updates: Updates::new(paths.clone(), options.tuning.clone()),
         tuning: options.tuning,
         flows: Arc::new(Semaphore::new(FLOWS)),
         shells: Arc::new(Semaphore::new(SHELLS)),
@@ -200,6 +204,9 @@ pub fn run(options: Options) -> Result<(), Error> {
             .context(|| "read the listening address".to_owned())?;
         notice!("listening on {address}");
         app.facts.send_modify(|facts| facts.port = address.port());
+        if let Err(refusal) = app.updates.look_after() {
+            notice!("{}", refusal.error);
+        }
         tokio::spawn(mdns::run(
             app.paths.clone(),
             host_name(),

@@ -1,0 +1,320 @@
+//! Updates of the node: one at a time, from a web server, from who pushes one, or from a channel.
+//!
+//! | who begins it | its bundle | after a restart of noded, a reboot, a power cut |
+//! |---|---|---|
+//! | `POST /v1/update` | fetched by [`remote`] | goes on by itself: the [`order`] is kept |
+//! | `POST /v1/update/push` | asked for over the connection | goes on when it is pushed again |
+//! | the seed's [`channel`] | fetched by [`remote`] | goes on by itself |
+//!
+//! [`work`] is the walk from a bundle to a slot that the next boot takes. What was written
+//! before is found again by comparing the slot with the bundle.
+
+pub mod api;
+pub mod channel;
+pub mod order;
+mod places;
+mod push;
+pub mod remote;
+mod stop;
+pub mod work;
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use slipway_images::bundle::{Digest, Source};
+use slipway_images::node::Event;
+use slipway_images::node::update::{How, Reboot, Update, UpdateState};
+use slipway_images::slot::SlotsStatus;
+use slipway_init::files::read_json;
+use slipway_init::shutdown::Kind;
+
+use crate::answer::Refusal;
+use crate::options::Tuning;
+use crate::paths::Paths;
+use crate::{local_time, notice, power};
+use order::Order;
+use remote::Remote;
+pub use stop::Stop;
+use work::{Failed, Report};
+
+/// Between two looks at the clock, the channel and what waits for a reboot.
+const TICK: Duration = Duration::from_secs(5);
+
+/// The node's updates. Cheap to clone.
+#[derive(Clone)]
+pub struct Updates(Arc<Shared>);
+
+struct Shared {
+    paths: Paths,
+    tuning: Tuning,
+    book: Mutex<Book>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Book {
+    status: Update,
+    /// Of the one under way.
+    stop: Option<Arc<Stop>>,
+}
+
+/// The one update under way; its place is free again when this is gone.
+struct Run {
+    updates: Updates,
+    stop: Arc<Stop>,
+    how: How,
+}
+
+impl Updates {
+    /// Those of a node, with none under way.
+    #[must_use]
+    pub fn new(paths: Paths, tuning: Tuning) -> Self {
+        Self(Arc::new(Shared {
+            paths,
+            tuning,
+            book: Mutex::default(),
+            changed: Condvar::new(),
+        }))
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one under way, or the last one.
+    #[must_use]
+    pub fn status(&self) -> Update {
+        self.book().status.clone()
+    }
+
+    /// Changes what is said.
+    fn say(&self, change: impl FnOnce(&mut Update)) {
+        change(&mut self.book().status);
+        self.0.changed.notify_all();
+    }
+
+    /// Tells the one under way to end. Gives whether there was one.
+    pub fn stop(&self) -> bool {
+        let stop = self.book().stop.clone();
+        // Whoever is stopped doesn't want it back with the next start, either.
+        Order::forget(&self.0.paths);
+        if let Some(stop) = &stop {
+            stop.tell();
+        }
+        stop.is_some()
+    }
+
+    /// Takes the place of the one update.
+    fn begin(&self, from: String, how: How, stop: Stop) -> Result<Run, Refusal> {
+        let mut book = self.book();
+        if book.stop.is_some() {
+            let from = book.status.from.as_deref().unwrap_or_default();
+            return Err(Refusal::new(
+                StatusCode::CONFLICT,
+                format!("an update is under way (from {from}): wait for it, or stop it"),
+            ));
+        }
+        let stop = Arc::new(stop);
+        book.stop = Some(Arc::clone(&stop));
+        book.status = Update {
+            state: UpdateState::Running,
+            from: Some(from),
+            reboot: Some(how.reboot),
+            channel: book.status.channel.take(),
+            ..Update::default()
+        };
+        drop(book);
+        Ok(Run {
+            updates: self.clone(),
+            stop,
+            how,
+        })
+    }
+
+    /// Begins to fetch and stage what an order names, and keeps the order.
+    ///
+    /// # Errors
+    /// 409 while another is under way, 500 for what the system refuses.
+    pub fn fetch(&self, order: Order) -> Result<(), Refusal> {
+        let run = self.begin(api::shown(&order.url), order.how, Stop::default())?;
+        order.keep(&self.0.paths);
+        spawn(move || {
+            let trouble = run.updates.clone();
+            let trouble = move |why: Option<&str>| {
+                trouble.say(|status| status.note = why.map(str::to_owned));
+            };
+            let root = run.updates.0.paths.root().to_owned();
+            let stop = Arc::clone(&run.stop);
+            let patience = run.updates.0.tuning.patience * 2;
+            let remote = Remote::new(&root, &order.url, patience, stop, Box::new(trouble));
+            let done = remote
+                .map_err(Failed::from)
+                .and_then(|mut remote| run.work(order.head, &mut remote, &|| {}));
+            run.end(done, Some(order));
+        })
+    }
+
+    /// Begins the thread that looks after what isn't asked for: an update that was broken off,
+    /// a reboot that is due, the channel.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn look_after(&self) -> Result<(), Refusal> {
+        let updates = self.clone();
+        spawn(move || {
+            updates.resume();
+            let mut channel = channel::Watch::new(&updates.0.paths);
+            loop {
+                updates.reboot_if_due();
+                channel.look_if_due(&updates);
+                let book = updates.book();
+                let waited = updates.0.changed.wait_timeout(book, TICK);
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
+                std::thread::sleep(TICK / 10);
+            }
+        })
+    }
+
+    /// Goes on with what a restart, a reboot or a power cut has broken off.
+    fn resume(&self) {
+        let Some(order) = Order::load(&self.0.paths) else {
+            return;
+        };
+        let Some(version) = &order.staged else {
+            notice!("the update from {} goes on", api::shown(&order.url));
+            if let Err(refusal) = self.fetch(order) {
+                notice!("the update can't go on: {}", refusal.error);
+            }
+            return;
+        };
+        match self.slots() {
+            // It still waits for its first boot.
+            Some(slots) if slots.next.is_some_and(|next| next != slots.booted) => {
+                self.say(|status| {
+                    *status = Update {
+                        state: UpdateState::Staged,
+                        from: Some(api::shown(&order.url)),
+                        version: Some(version.clone()),
+                        reboot: Some(order.how.reboot),
+                        ..Update::default()
+                    };
+                });
+            }
+            // `init` hasn't looked yet: at the next start.
+            None => {}
+            Some(_) => Order::forget(&self.0.paths),
+        }
+    }
+
+    fn slots(&self) -> Option<SlotsStatus> {
+        read_json(&self.0.paths.slots())
+    }
+
+    /// Reboots into what is staged, if it is time.
+    fn reboot_if_due(&self) {
+        let book = self.book();
+        let (status, under_way) = (book.status.clone(), book.stop.is_some());
+        drop(book);
+        if status.state != UpdateState::Staged || under_way {
+            return;
+        }
+        let window = Order::load(&self.0.paths).and_then(|order| order.window);
+        let now = local_time::now();
+        let due = match (status.reboot, window) {
+            (Some(Reboot::Never) | None, _) => false,
+            (Some(Reboot::At(time)), _) => time == now,
+            (Some(Reboot::Now), window) => window.is_none_or(|window| window.contains(now)),
+        };
+        if !due {
+            return;
+        }
+        // Once: what comes of it is PID 1's.
+        self.say(|status| status.reboot = None);
+        let version = status.version.unwrap_or_default();
+        notice!("rebooting into {version}");
+        Order::forget(&self.0.paths);
+        if let Err(refusal) = power::ask(self.0.tuning.init, Kind::Reboot) {
+            notice!("{}", refusal.error);
+        }
+    }
+}
+
+impl Run {
+    /// Does the work; `told` is called after each change of what is said of it.
+    fn work(
+        &self,
+        head: Option<Digest>,
+        source: &mut dyn Source,
+        told: &(dyn Fn() + Sync),
+    ) -> Result<String, Failed> {
+        let report = |report: Report| {
+            self.updates.say(|status| match report {
+                Report::Step(step) => status.step = Some(step),
+                Report::Version(version) => status.version = Some(version),
+                Report::Progress(progress) => {
+                    (status.done, status.total) = (progress.done, progress.total);
+                    (status.fetched, status.to_fetch) = (progress.fetched, progress.to_fetch);
+                }
+            });
+            told();
+        };
+        let paths = &self.updates.0.paths;
+        work::run(paths, self.how, head, source, &self.stop, &report)
+    }
+
+    /// Says how it ended, and sees to the reboot.
+    fn end(&self, done: Result<String, Failed>, order: Option<Order>) -> Update {
+        let paths = &self.updates.0.paths;
+        let (state, note) = match &done {
+            Ok(_) => (UpdateState::Staged, None),
+            Err(Failed::Stopped) => (UpdateState::Stopped, None),
+            Err(Failed::Runs) => (UpdateState::Failed, Some("it runs already".to_owned())),
+            Err(Failed::Why(why)) => (UpdateState::Failed, Some(why.clone())),
+        };
+        match done {
+            // What it waits for outlives a restart of noded.
+            Ok(version) if self.how.reboot != Reboot::Never => {
+                let order = order.unwrap_or_else(|| Order::pushed(self.how));
+                let staged = Some(version);
+                Order { staged, ..order }.keep(paths);
+            }
+            _ => Order::forget(paths),
+        }
+        let mut book = self.updates.book();
+        let status = &mut book.status;
+        (status.state, status.note) = (state, note);
+        status.step = None;
+        let status = status.clone();
+        drop(book);
+        let version = status.version.as_deref().unwrap_or("an update");
+        let what = match (state, &status.note) {
+            (UpdateState::Staged, _) => format!("{version} is staged: the next boot takes it"),
+            (UpdateState::Stopped, _) => format!("{version} was stopped"),
+            (_, note) => format!("{version} failed: {}", note.as_deref().unwrap_or_default()),
+        };
+        notice!("update: {what}");
+        let event = Event::now("update", status.from.as_deref().unwrap_or_default(), what);
+        if let Err(error) = event.append(&paths.events()) {
+            notice!("the event can't be kept: {error}");
+        }
+        status
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.updates.book().stop = None;
+        // A reboot may be due at once.
+        self.updates.0.changed.notify_all();
+    }
+}
+
+/// Starts a thread for what may wait for disks and networks.
+fn spawn(work: impl FnOnce() + Send + 'static) -> Result<(), Refusal> {
+    std::thread::Builder::new()
+        .name("update".into())
+        .spawn(work)
+        .map(drop)
+        .map_err(|error| Refusal::failed(format!("starting a thread: {error}")))
+}

@@ -1,0 +1,93 @@
+//! The node's slots as files: the boot partition, and both root partitions.
+
+use std::fs::File;
+use std::io::{self, Seek as _, SeekFrom};
+use std::path::PathBuf;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use slipway_images::bundle::RootPlace;
+use slipway_images::layout::ESP;
+use slipway_images::slot::{Disk, Slot, Slots, SystemdBoot};
+use slipway_init::slots;
+
+use crate::paths::Paths;
+
+/// Why the node has no slots to write.
+const NONE: &str = "this machine has no slots: it wasn't started from an image of Slipway";
+
+/// A root partition that is written.
+pub struct Root(File);
+
+impl Disk for Root {
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        Disk::read_at(&mut self.0, offset, buffer)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        Disk::write_at(&mut self.0, offset, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl RootPlace for Root {
+    fn forget(&mut self) -> io::Result<()> {
+        Ok(posix_fadvise(
+            &self.0,
+            0,
+            0,
+            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+        )?)
+    }
+}
+
+/// What an update reads and writes.
+pub struct Node {
+    /// The slots, with the boot partition open for as long as they are.
+    pub slots: Slots<SystemdBoot<File>>,
+    /// The root partition of the slot that doesn't run, and its bytes.
+    pub root: (Root, u64),
+    /// That of the one that runs. As it is on the disk: what is read through dm-verity restarts
+    /// the machine when it is damaged, and here every byte is compared with a digest.
+    pub running: Option<File>,
+}
+
+impl Node {
+    /// Opens all of it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn open(paths: &Paths) -> Result<Self, String> {
+        let root = paths.root();
+        let booted = slots::booted(root).ok_or(NONE)?;
+        let device = |name: &str| slots::partition(root, name);
+        let missing = |name: &str| format!("the disk has no partition {name}");
+        let esp = device(ESP).ok_or_else(|| missing(ESP))?;
+        let boot = slots::open(&esp).map_err(|error| {
+            format!(
+                "the boot partition {} can't be opened: {error}",
+                esp.display()
+            )
+        })?;
+        let boot = SystemdBoot::open(boot).map_err(|error| error.to_string())?;
+        let slots = Slots::load(boot, booted).map_err(|error| error.to_string())?;
+        let other: Slot = !booted;
+        let path = device(other.root()).ok_or_else(|| missing(other.root()))?;
+        let root = open_root(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let running = device(booted.root()).and_then(|path| File::open(path).ok());
+        Ok(Self {
+            slots,
+            root,
+            running,
+        })
+    }
+}
+
+fn open_root(path: &PathBuf) -> io::Result<(Root, u64)> {
+    // Alone: who has it mounted by hand must not see it change.
+    let mut file = slots::open(path)?;
+    let size = file.seek(SeekFrom::End(0))?;
+    Ok((Root(file), size))
+}
