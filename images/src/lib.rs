@@ -3,6 +3,7 @@
 mod hex;
 pub mod info;
 pub mod layout;
+pub mod luks;
 pub mod near;
 pub mod node;
 pub mod seed;
