@@ -101,7 +101,7 @@ impl Open {
     /// Those of writing.
     pub fn finish(&mut self) -> Result<(), Failure> {
         (self.volume)
-            .write(&mut self.device, LABEL, File::sync_all)
+            .write(&mut self.device, LABEL, |file| file.sync_all())
             .context("finishing the encrypted volume")
     }
 
@@ -128,7 +128,7 @@ pub fn open(device: &Path, mut volume: Volume, keys: &Keys) -> Result<(Open, Str
     if volume.is_half() {
         let label = volume.label().to_owned();
         volume
-            .write(&mut file, &label, File::sync_all)
+            .write(&mut file, &label, |file| file.sync_all())
             .context("mending the LUKS header")?;
         note.push_str(", its header mended");
     }

@@ -88,7 +88,7 @@ fn mark_volume(device: &Path) -> Result<bool, Failure> {
                     "it holds an encrypted volume `{label}`, not ours"
                 )));
             }
-            volume.write(&mut file, LABEL_RESET, File::sync_all)?;
+            volume.write(&mut file, LABEL_RESET, |file| file.sync_all())?;
             Ok(true)
         }
         Ok(None) => Ok(false),
@@ -110,9 +110,8 @@ pub fn forget(device: &Path, found: &Found) -> Result<Option<String>, Failure> {
     let kept = match found {
         Found::Reset => KEPT,
         Found::ResetEncrypted(volume) => {
-            let mut file = OpenOptions::new().write(true).open(device);
-            let file = file.as_mut();
-            let mut file = file.map_err(|e| Failure(format!("{}: {e}", device.display())))?;
+            let opened = OpenOptions::new().write(true).open(device);
+            let mut file = opened.context(device.display())?;
             // First: without them the rest is noise.
             volume.destroy_keys(&mut file, |file| file.sync_all())?;
             let wiped = wipe(device, &[volume.areas().start..u64::MAX])?;

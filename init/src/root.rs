@@ -440,6 +440,7 @@ fn data_partition(root: &mut Root) -> Outcome {
     }
     root.data_mounted = true;
     root.data_encrypted = prepared.encrypted;
+    root.keys.passphrase = None;
     Ok(prepared.note)
 }
 

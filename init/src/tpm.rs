@@ -205,7 +205,8 @@ impl<T: Read + Write> Tpm<T> {
             .u32(0);
         let created = self.authorised("sealing", 0x153, parent, PASSWORD, &parameters);
         self.flush(parent)?;
-        let mut answer = Answer(&created?);
+        let created = created?;
+        let mut answer = Answer(&created);
         Ok((answer.sized()?.to_vec(), answer.sized()?.to_vec()))
     }
 
@@ -338,11 +339,11 @@ impl<T: Read + Write> Tpm<T> {
 
     /// Sends a command: its answer behind the response code.
     fn run(&mut self, doing: &str, command: &Bytes) -> Result<Vec<u8>, Failure> {
-        let what = format_args!("the TPM, {doing}");
-        self.0.write_all(&command.0).context(what)?;
+        let what = || format!("the TPM, {doing}");
+        self.0.write_all(&command.0).context(what())?;
         // The whole answer comes with one read.
         let mut answer = Zeroizing::new(vec![0; ANSWER_MAX]);
-        let length = self.0.read(&mut answer).context(what)?;
+        let length = self.0.read(&mut answer).context(what())?;
         let mut rest = Answer(&answer[..length]);
         let (_, size) = (rest.take(2)?, rest.u32()?);
         if size as usize != length {

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::error::Category;
 
 use super::LuksError;
 use super::keyslot::Kdf;
@@ -209,8 +210,14 @@ impl Metadata {
     /// # Errors
     /// [`LuksError::Damaged`], [`LuksError::Unsupported`].
     pub fn read(text: &[u8], size: u64) -> Result<Self, LuksError> {
-        let metadata: Self = serde_json::from_slice(text)
-            .map_err(|error| LuksError::Damaged(format!("its JSON text can't be read: {error}")))?;
+        let metadata: Self = serde_json::from_slice(text).map_err(|error| {
+            let why = format!("JSON that can't be read ({error})");
+            match error.classify() {
+                // It is JSON, and says something else.
+                Category::Data => LuksError::Unsupported(why),
+                _ => LuksError::Damaged(why),
+            }
+        })?;
         let wanted = metadata.config.requirements.iter();
         if let Some(what) = wanted.flat_map(|r| &r.mandatory).next() {
             return Err(LuksError::Unsupported(format!("a volume with {what:?}")));

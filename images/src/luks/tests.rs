@@ -2,7 +2,6 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -151,7 +150,7 @@ fn what_cryptsetup_writes_we_open() {
             ("aes-xts-plain64", 0)
         );
         assert_eq!(segment.size_on(SIZE), Some(SIZE - segment.offset));
-        let mut unlock = |passphrase| volume.unlock(&mut file.as_file(), passphrase, MEMORY);
+        let unlock = |passphrase| volume.unlock(&mut file.as_file(), passphrase, MEMORY);
         unlock(b"a passphrase\n\0 with all").unwrap();
         assert!(matches!(unlock(b"a passphrase"), Err(LuksError::WrongKey)));
     }
