@@ -5,6 +5,7 @@ pub mod bundle;
 mod hex;
 pub mod info;
 pub mod layout;
+pub mod luks;
 pub mod near;
 pub mod node;
 pub mod seed;

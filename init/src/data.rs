@@ -2,19 +2,29 @@
 //! mounted on /var. Never formatted when it might hold anything.
 //!
 //! mke2fs gives the filesystem a label that says "unfinished"; the final label is set,
-//! through the kernel and so in all superblocks, once it has been mounted. What is found:
+//! through the kernel and so in all superblocks, once it has been mounted. Encrypted
+//! ([`crypt`]), the volume's header has such a label, too, and stands before its filesystem.
+//! What is found:
 //!
-//! | primary superblock | backups | first MiB | partition marked unfinished | then |
-//! |---|---|---|---|---|
-//! | `slipway-data` | | | | use it, after e2fsck when dirty |
-//! | `slipway-mkfs` | | | | make it again |
-//! | `slipway-reset` | | | | discard what is in it, make it again |
-//! | none or other | any | any | yes | make it |
-//! | none | `slipway-data` | | no | damaged: e2fsck |
-//! | none | `slipway-reset`, `slipway-mkfs` | | no | make it again: it was being made after a reset |
-//! | none | none of ours | zeros | no | make it |
-//! | none | none of ours | anything | no | refuse |
-//! | other label | | | no | refuse |
+//! | primary superblock | LUKS header | backups | first MiB | partition marked unfinished | then |
+//! |---|---|---|---|---|---|
+//! | `slipway-data` | | | | | use it, after e2fsck when dirty |
+//! | `slipway-mkfs` | | | | | make it again |
+//! | `slipway-reset` | | | | | discard what is in it, make it again |
+//! | not these | `slipway-data` | | | | open it, and use what is in it as above |
+//! | not these | `slipway-mkfs` | | | | make it again |
+//! | not these | `slipway-reset` | | | | destroy its keys, make it again |
+//! | none or other | none or other | any | any | yes | make it |
+//! | none | none | `slipway-data` | | no | damaged: e2fsck |
+//! | none | none or damaged | `slipway-reset`, `slipway-mkfs` | | no | make it again: it was being made after a reset |
+//! | none | damaged | none of ours | | no | refuse |
+//! | none | none | none of ours | zeros | no | make it |
+//! | none | none | none of ours | anything | no | refuse |
+//! | other label | | | | no | refuse |
+//! | none | other label | | | no | refuse |
+//!
+//! How it is made, the seed says once. What is in use is never changed from one to the other:
+//! plain data where the seed asks for encryption is an error.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -22,11 +32,13 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 use nix::mount::{MsFlags, mount};
+use slipway_images::luks::{DATA_OFFSET, LuksError, Volume};
 
+use crate::crypt::{self, Keys, Open, Wish};
 use crate::ext4::{SUPERBLOCK_OFFSET, Superblock, backup_offsets};
 use crate::phase::{Context, Failure};
 use crate::reaper::Reaper;
-use crate::{say, sys};
+use crate::{reset, say, sys};
 
 /// Label of a finished data filesystem.
 pub const LABEL: &str = "slipway-data";
@@ -36,11 +48,13 @@ pub const LABEL_UNFINISHED: &str = "slipway-mkfs";
 /// sets it in one write of each superblock while the filesystem is mounted, so a power cut
 /// leaves either what there was or a reset that is done at the next boot.
 pub const LABEL_RESET: &str = "slipway-reset";
+/// Where the first copy of the superblock lies.
+pub const FIRST_BACKUP: u64 = 32768 * 4096;
 const MKE2FS: &str = "/usr/sbin/mke2fs";
 const E2FSCK: &str = "/usr/sbin/e2fsck";
 
 /// What the partition holds and what is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Found {
     /// Our filesystem; to be checked first if not clean.
     Ours {
@@ -52,10 +66,14 @@ pub enum Found {
         /// The block of a copy of the superblock.
         copy: u64,
     },
-    /// Nothing, or a filesystem whose making was interrupted.
+    /// Our encrypted volume.
+    Encrypted(Box<Volume>),
+    /// Nothing, or a filesystem or volume whose making was interrupted.
     Empty,
     /// Our filesystem, to be forgotten.
     Reset,
+    /// Our encrypted volume, to be forgotten.
+    ResetEncrypted(Box<Volume>),
     /// Something that is not ours.
     Foreign(String),
 }
@@ -64,37 +82,67 @@ pub enum Found {
 ///
 /// # Errors
 /// Those of reading.
-pub fn inspect<D: Read + Seek>(device: &mut D, unfinished: bool) -> io::Result<Found> {
-    match Superblock::read_at(device, SUPERBLOCK_OFFSET)? {
+pub fn inspect<D: Read + Seek>(device: &mut D, unfinished: bool) -> Result<Found, LuksError> {
+    let io = |source| LuksError::Io {
+        doing: "reading",
+        source,
+    };
+    let primary = Superblock::read_at(device, SUPERBLOCK_OFFSET).map_err(io)?;
+    match &primary {
         Some(sb) if sb.label == LABEL => return Ok(Found::Ours { clean: sb.clean }),
         Some(sb) if sb.label == LABEL_RESET => return Ok(Found::Reset),
         Some(sb) if sb.label == LABEL_UNFINISHED => return Ok(Found::Empty),
+        _ => {}
+    }
+    let volume = match Volume::find(device, 0) {
+        Err(error @ LuksError::Io { .. }) => return Err(error),
+        found => found.map(|found| found.map(Box::new)),
+    };
+    let volume = match volume {
+        Ok(Some(volume)) if volume.label() == LABEL => return Ok(Found::Encrypted(volume)),
+        Ok(Some(volume)) if volume.label() == LABEL_RESET => {
+            return Ok(Found::ResetEncrypted(volume));
+        }
+        Ok(Some(volume)) if volume.label() == LABEL_UNFINISHED => return Ok(Found::Empty),
+        volume => volume,
+    };
+    match (primary, &volume) {
         _ if unfinished => return Ok(Found::Empty),
-        Some(sb) => return Ok(Found::Foreign(format!("an ext filesystem `{}`", sb.label))),
-        None => {}
+        (Some(sb), _) => return Ok(Found::Foreign(format!("an ext filesystem `{}`", sb.label))),
+        (None, Ok(Some(volume))) => {
+            let label = volume.label();
+            return Ok(Found::Foreign(format!("an encrypted volume `{label}`")));
+        }
+        (None, _) => {}
     }
     for offset in backup_offsets() {
-        if let Some(sb) = Superblock::read_at(device, offset)?
-            && sb.label == LABEL
-        {
+        let Some(sb) = Superblock::read_at(device, offset).map_err(io)? else {
+            continue;
+        };
+        if sb.label == LABEL && volume.is_ok() {
             return Ok(Found::Damaged {
                 copy: offset / sb.block_size,
             });
         }
-        if offset == FIRST_BACKUP
-            && let Some(sb) = Superblock::read_at(device, offset)?
-            && [LABEL_RESET, LABEL_UNFINISHED].contains(&sb.label.as_str())
-        {
+        let again = [LABEL_RESET, LABEL_UNFINISHED].contains(&sb.label.as_str());
+        if offset == FIRST_BACKUP && again {
             return Ok(Found::Empty);
         }
     }
-    device.seek(SeekFrom::Start(0))?;
-    let mut start = Vec::new();
-    device.by_ref().take(1 << 20).read_to_end(&mut start)?;
-    Ok(match start.iter().all(|b| *b == 0) {
-        true => Found::Empty,
-        false => Found::Foreign("data of an unknown kind".into()),
-    })
+    if let Err(error) = volume {
+        return Ok(Found::Foreign(format!("an encrypted volume ({error})")));
+    }
+    // Where a volume's header was, and where its data began.
+    for start in [0, DATA_OFFSET] {
+        device.seek(SeekFrom::Start(start)).map_err(io)?;
+        let mut first = Vec::new();
+        let read = device.by_ref().take(1 << 20).read_to_end(&mut first);
+        read.map_err(io)?;
+        if first.iter().any(|b| *b != 0) {
+            return Ok(Found::Foreign("data of an unknown kind".into()));
+        }
+    }
+    Ok(Found::Empty)
 }
 
 /// What e2fsck's exit status means (e2fsck(8)).
@@ -118,8 +166,16 @@ pub fn fsck_verdict(code: Option<i32>) -> Checked {
     }
 }
 
-/// Makes, checks and mounts the data partition, and grows its filesystem. Gives a note for
-/// the console.
+/// The data partition as it is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// For the console.
+    pub note: String,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+}
+
+/// Makes, checks and mounts the data partition, and grows its filesystem.
 ///
 /// # Errors
 /// What is wrong and what to do; nothing was formatted then that held anything.
@@ -128,36 +184,55 @@ pub fn prepare(
     device: &Path,
     mount_point: &Path,
     unfinished: bool,
-) -> Result<String, Failure> {
+    keys: &Keys,
+) -> Result<Prepared, Failure> {
     let name = device.display();
-    let mut file = File::open(device).context(format_args!("opening {name}"))?;
-    let found = inspect(&mut file, unfinished).context(format_args!("reading {name}"))?;
-    drop(file);
     let mut notes = Vec::new();
-    match &found {
-        Found::Ours { clean: true } => {}
-        Found::Ours { clean: false } => notes.push(check(reaper, device, None)?),
-        Found::Damaged { copy } => notes.push(check(reaper, device, Some(*copy))?),
-        Found::Empty | Found::Reset => {
-            if found == Found::Reset {
-                notes.push(format!("reset: {}", wipe(device)?.note()));
+    let found = look(device, unfinished)?;
+    let (volume, inside) = match found {
+        Found::Ours { .. } | Found::Damaged { .. } => match keys.wish {
+            Wish::Encrypted(_) => return Err(in_the_clear(device)),
+            Wish::Clear | Wish::Unknown => (None, Some(found)),
+        },
+        Found::Encrypted(volume) => {
+            let (open, note) = crypt::open(device, *volume, keys)?;
+            notes.push(note);
+            let inside = look(open.path(), false)?;
+            (Some(open), Some(inside))
+        }
+        Found::Empty | Found::Reset | Found::ResetEncrypted(_) => {
+            if let Some(note) = reset::forget(device, &found)? {
+                notes.push(note);
             }
-            run(
-                reaper,
-                Command::new(MKE2FS).args(mkfs_arguments()).arg(device),
-            )?;
-            notes.push("filesystem made".to_owned());
+            (make(device, keys, &mut notes)?, None)
         }
         Found::Foreign(what) => {
             return Err(Failure(format!(
                 "{name} holds {what}, it was not touched; erase the partition to have it used"
             )));
         }
+    };
+    let filesystem = volume.as_ref().map_or(device, Open::path);
+    match &inside {
+        Some(Found::Ours { clean: true }) => {}
+        Some(Found::Ours { clean: false }) => notes.push(check(reaper, filesystem, None)?),
+        Some(Found::Damaged { copy }) => notes.push(check(reaper, filesystem, Some(*copy))?),
+        Some(_) => {
+            return Err(Failure(format!(
+                "the encrypted volume on {name} holds no filesystem of ours; it was not touched. \
+                 Save the disk, or reset the node to begin anew without its data"
+            )));
+        }
+        None => {
+            let mut mke2fs = Command::new(MKE2FS);
+            run(reaper, mke2fs.args(mkfs_arguments()).arg(filesystem))?;
+            notes.push("filesystem made".to_owned());
+        }
     }
     let flags = MsFlags::MS_NOATIME | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
     // A pod's device nodes and setuid programs live on overlay mounts with flags of their own.
     mount(
-        Some(device),
+        Some(filesystem),
         mount_point,
         Some("ext4"),
         flags,
@@ -165,79 +240,62 @@ pub fn prepare(
     )
     .context(format_args!("mounting {name}"))?;
     let directory = File::open(mount_point).context("opening /var")?;
-    if matches!(found, Found::Empty | Found::Reset) {
+    if inside.is_none() {
         sys::set_filesystem_label(&directory, LABEL).context("finishing the filesystem")?;
         directory.sync_all().context("finishing the filesystem")?;
         nix::unistd::syncfs(&directory).context("finishing the filesystem")?;
     }
-    match grow(device, &directory) {
+    match grow(filesystem, &directory) {
         Ok(Some(mib)) => notes.push(format!("grown to {mib} MiB")),
         Ok(None) => {}
         // It works as it is.
         Err(error) => say!("data: not grown: {error}"),
     }
-    Ok(notes.join(", "))
+    let encrypted = volume.is_some();
+    if let Some(mut volume) = volume {
+        let finished = inside.map_or_else(|| volume.finish(), |_| Ok(()));
+        // It is mounted: it can't be closed, whatever happened.
+        volume.keep();
+        finished?;
+    }
+    let note = notes.join(", ");
+    Ok(Prepared { note, encrypted })
 }
 
-/// What became of the old content at a reset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wiped {
-    /// It reads as zeros.
-    Zeroed,
-    /// The device was told that it isn't needed any more; what it does with it is its own.
-    Discarded,
-    /// The device can neither: it stays until it is written over.
-    Left,
+fn look(device: &Path, unfinished: bool) -> Result<Found, Failure> {
+    let name = device.display();
+    let mut file = File::open(device).context(format_args!("opening {name}"))?;
+    inspect(&mut file, unfinished).context(name)
 }
 
-impl Wiped {
-    fn note(self) -> &'static str {
-        match self {
-            Self::Zeroed => "old content wiped",
-            Self::Discarded => "old content discarded",
-            Self::Left => "old content not wiped, the device can't",
+/// What to do where the seed asks for what the disk isn't.
+fn in_the_clear(device: &Path) -> Failure {
+    Failure(format!(
+        "{} holds data in the clear, and the seed asks for encryption (slipway.data.encrypt); it \
+         was not touched, and no cluster is started. Reset the node to have it made anew and \
+         encrypted, or take the wish out of the seed",
+        device.display()
+    ))
+}
+
+/// Makes what the seed wants, but for the filesystem; gives the volume, if there is one.
+fn make(device: &Path, keys: &Keys, notes: &mut Vec<String>) -> Result<Option<Open>, Failure> {
+    match keys.wish {
+        Wish::Clear => {
+            crypt::forget_volume(device)?;
+            Ok(None)
         }
+        Wish::Encrypted(encrypt) => {
+            let (open, note) = crypt::make(device, encrypt, keys)?;
+            notes.push(note);
+            Ok(Some(open))
+        }
+        Wish::Unknown => Err(Failure(
+            "the data partition is not made as long as the seed, which may want it encrypted, \
+             is refused; correct it and reboot"
+                .into(),
+        )),
     }
-}
-
-/// Where the first copy of the superblock lies.
-const FIRST_BACKUP: u64 = 32768 * 4096;
-/// What stays of a filesystem that is wiped, at its start and at its first backup.
-const KEPT: u64 = 1 << 20;
-
-/// Makes the device forget what it holds, all but the superblock and its first copy: they say
-/// that it is to be reset until mke2fs has put its own in their place.
-///
-/// # Errors
-/// When the device can't be opened; that it can't wipe is none.
-pub fn wipe(device: &Path) -> Result<Wiped, Failure> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(device)
-        .context(format_args!("opening {}", device.display()))?;
-    let size = file
-        .seek(SeekFrom::End(0))
-        .context(format_args!("measuring {}", device.display()))?;
-    let ranges = [(KEPT, FIRST_BACKUP.min(size)), (FIRST_BACKUP + KEPT, size)];
-    let ranges = ranges.into_iter().filter(|(from, to)| from < to);
-    let mut wiped = Wiped::Zeroed;
-    for (from, to) in ranges {
-        let this = if sys::zero_quickly(&file, from, to - from).is_ok() {
-            Wiped::Zeroed
-        } else if sys::discard(&file, from, to - from).is_ok() {
-            Wiped::Discarded
-        } else {
-            Wiped::Left
-        };
-        wiped = match (wiped, this) {
-            (Wiped::Left, _) | (_, Wiped::Left) => Wiped::Left,
-            (Wiped::Discarded, _) | (_, Wiped::Discarded) => Wiped::Discarded,
-            _ => Wiped::Zeroed,
-        };
-    }
-    file.sync_all().context("wiping the old content")?;
-    Ok(wiped)
 }
 
 /// Arguments of mke2fs. Tables are zeroed later by the kernel, so that a large disk does not

@@ -1,6 +1,7 @@
 //! Tests of the decisions about the data partition, on filesystems made by mke2fs.
 
 use super::*;
+use slipway_images::seed::Encrypt;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
@@ -106,6 +107,11 @@ fn others_are_refused() {
     luks.write_all(b"LUKS\xba\xbe").unwrap();
     assert!(matches!(look(&luks, false), Found::Foreign(_)));
     assert_eq!(look(&luks, true), Found::Empty);
+    let far = blank();
+    far.as_file()
+        .write_all_at(b"what was encrypted", DATA_OFFSET + 5000)
+        .unwrap();
+    assert!(matches!(look(&far, false), Found::Foreign(_)));
 }
 
 #[test]
@@ -126,37 +132,34 @@ fn exit_codes() {
     }
 }
 
-/// Labelled as the node API does it, in every superblock.
-fn to_be_reset() -> tempfile::NamedTempFile {
-    let file = blank();
-    let mut args = mkfs_arguments();
-    args[9] = LABEL_RESET;
-    assert_eq!(tool(MKE2FS, &args, file.path()), Some(0));
-    file
+fn prepared(device: &Path, unfinished: bool, keys: &Keys) -> Failure {
+    let nowhere = Path::new("/nonexistent");
+    prepare(&Reaper::default(), device, nowhere, unfinished, keys).unwrap_err()
 }
 
+fn hash(file: &tempfile::NamedTempFile) -> Vec<u8> {
+    use sha2::{Digest as _, Sha256};
+    Sha256::digest(std::fs::read(file.path()).unwrap()).to_vec()
+}
+
+/// What is there, or may be wanted otherwise, isn't touched; the last line says what to do.
 #[test]
-fn a_reset_forgets_and_outlives_power_cuts() {
-    let file = to_be_reset();
-    let disk = file.as_file();
-    let secret = b"an old secret";
-    for offset in [SIZE / 3, SIZE - 4096] {
-        disk.write_all_at(secret, offset).unwrap();
+fn what_the_seed_wants_otherwise_is_left_as_it_is() {
+    let wants = |wish| Keys {
+        wish,
+        passphrase: None,
+    };
+    let encrypted = wants(Wish::Encrypted(Encrypt::PassphraseFile));
+    for (file, keys, said) in [
+        (finished(), &encrypted, "in the clear"),
+        (blank(), &encrypted, "no file `passphrase`"),
+        (blank(), &wants(Wish::Unknown), "the seed"),
+    ] {
+        let before = hash(&file);
+        for unfinished in [true, false] {
+            let failure = prepared(file.path(), unfinished, keys).0;
+            assert!(failure.contains(said), "{said}: {failure}");
+        }
+        assert_eq!(hash(&file), before, "{said}");
     }
-    assert_eq!(look(&file, false), Found::Reset);
-    assert_eq!(look(&file, true), Found::Reset);
-    assert_eq!(wipe(file.path()).unwrap(), Wiped::Zeroed);
-    for offset in [SIZE / 3, SIZE - 4096] {
-        let mut found = [0; 13];
-        disk.read_exact_at(&mut found, offset).unwrap();
-        assert_eq!(found, [0; 13], "at {offset}");
-    }
-    // Power is cut before mke2fs: it is still to be reset.
-    assert_eq!(look(&file, false), Found::Reset);
-    // And after mke2fs has removed the old superblock.
-    disk.write_all_at(&[0; 1024], 1024).unwrap();
-    assert_eq!(look(&file, false), Found::Empty);
-    assert_eq!(tool(MKE2FS, &mkfs_arguments(), file.path()), Some(0));
-    assert_eq!(look(&file, false), Found::Empty);
-    assert_eq!(tool(E2FSCK, &["-fn"], file.path()), Some(0));
 }

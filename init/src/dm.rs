@@ -37,9 +37,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use zeroize::Zeroizing;
 
 use crate::phase::{Context, Failure};
-use crate::sys;
+use crate::{files, say, sys};
 
 /// Where commands go. It is there once the kernel has `dm_mod`.
 const CONTROL: &str = "/dev/mapper/control";
@@ -92,8 +93,8 @@ pub struct Target {
     pub sectors: u64,
     /// `verity`, `crypt` and so on.
     pub kind: String,
-    /// Its parameters, as the target has them.
-    pub parameters: String,
+    /// Its parameters, as the target has them. They may hold a key, and are wiped when they go.
+    pub parameters: Zeroizing<String>,
 }
 
 /// Without the parameters: they may hold a key.
@@ -217,9 +218,70 @@ impl Mapper {
         }
     }
 
+    /// Makes a device as [`Self::create`] does, and removes it again unless it is kept.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn map(
+        self,
+        name: &'static str,
+        uuid: &str,
+        access: Access,
+        table: &[Target],
+    ) -> Result<Mapped, Failure> {
+        let path = self.create(name, uuid, access, table)?;
+        Ok(Mapped {
+            mapper: self,
+            name,
+            path,
+            kept: false,
+        })
+    }
+
     fn run(&self, command: Command, buffer: &mut Buffer) -> io::Result<()> {
         sys::device_mapper(&self.0, command as u8, &mut buffer.0)
     }
+}
+
+/// A mapped device that goes when it isn't kept.
+#[derive(Debug)]
+pub struct Mapped {
+    mapper: Mapper,
+    name: &'static str,
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Mapped {
+    /// Its device.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// It is mounted and stays.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(failure) = self.mapper.remove(self.name)
+        {
+            say!("{failure}");
+        }
+    }
+}
+
+/// Whether there is a mapped device of this name.
+pub fn is_mapped(name: &str) -> bool {
+    let devices = Path::new("/sys/class/block");
+    let named = |device: &String| {
+        let file = devices.join(device).join("dm/name");
+        files::read_trimmed(file).is_ok_and(|found| found == name)
+    };
+    files::names(devices).iter().any(named)
 }
 
 /// A device's minor number, of its number as the kernel gives it.
@@ -283,7 +345,7 @@ impl Buffer {
                 start: u64::from_ne_bytes(spec[..8].try_into().ok()?),
                 sectors: u64::from_ne_bytes(spec[SPEC_LENGTH..][..8].try_into().ok()?),
                 kind: ended(&spec[SPEC_TYPE..SPEC])?,
-                parameters: ended(&spec[SPEC..])?,
+                parameters: ended(&spec[SPEC..])?.into(),
             });
             let next = start.checked_add(self.u32(at + SPEC_NEXT) as usize)?;
             // Forward only, or an answer of nonsense would never end.

@@ -73,7 +73,7 @@ fn target(start: u64, sectors: u64, kind: &str, parameters: &str) -> Target {
         start,
         sectors,
         kind: kind.into(),
-        parameters: parameters.into(),
+        parameters: parameters.to_owned().into(),
     }
 }
 

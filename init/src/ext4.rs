@@ -99,6 +99,16 @@ impl Superblock {
         }
     }
 
+    /// The bytes of a superblock of no filesystem, that says a label and no more.
+    pub fn mark(label: &str) -> [u8; 1024] {
+        let mut bytes = [0; 1024];
+        bytes[0x18..0x1C].copy_from_slice(&2u32.to_le_bytes());
+        bytes[0x38..0x3A].copy_from_slice(&MAGIC.to_le_bytes());
+        let length = label.len().min(16);
+        bytes[0x78..0x78 + length].copy_from_slice(&label.as_bytes()[..length]);
+        bytes
+    }
+
     /// The size of the filesystem in bytes.
     pub fn size(&self) -> u64 {
         self.blocks.saturating_mul(self.block_size)
@@ -161,6 +171,12 @@ mod tests {
             .unwrap();
         assert_eq!(copy.uuid, sb.uuid);
         assert_eq!(Superblock::read_at(&mut device, 1 << 40).unwrap(), None);
+    }
+
+    #[test]
+    fn a_mark_is_read_as_one() {
+        let sb = Superblock::parse(&Superblock::mark("slipway-reset")).unwrap();
+        assert_eq!((sb.label.as_str(), sb.blocks), ("slipway-reset", 0));
     }
 
     proptest! {

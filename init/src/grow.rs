@@ -11,6 +11,7 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use slipway_images::layout::{self, LayoutError, Sectors, Table};
+use slipway_images::luks::{LuksError, Volume};
 
 use crate::data::{LABEL, LABEL_UNFINISHED};
 use crate::ext4::{SUPERBLOCK_OFFSET, Superblock};
@@ -95,12 +96,11 @@ pub fn grow<D: Device>(device: &mut D, random: &[u8]) -> Result<Grown, LayoutErr
             data.attributes |= ATTRIBUTE_UNFINISHED;
         }
         if data.attributes & ATTRIBUTE_UNFINISHED != 0 {
-            match superblock(device, data.offset().get())? {
+            match label(device, data.offset().get())? {
                 // Made at the last boot, or left by an earlier installation: kept.
-                Some(sb) if sb.label == LABEL => data.attributes &= !ATTRIBUTE_UNFINISHED,
-                Some(sb) if sb.label != LABEL_UNFINISHED => {
+                Some(label) if label == LABEL => data.attributes &= !ATTRIBUTE_UNFINISHED,
+                Some(label) if label != LABEL_UNFINISHED => {
                     data_unfinished = true;
-                    let label = sb.label;
                     notes.push(format!("an old filesystem (`{label}`) will be overwritten"));
                 }
                 _ => data_unfinished = true,
@@ -119,16 +119,22 @@ pub fn grow<D: Device>(device: &mut D, random: &[u8]) -> Result<Grown, LayoutErr
     })
 }
 
-fn superblock<D: Read + Seek>(
-    device: &mut D,
-    start: u64,
-) -> Result<Option<Superblock>, LayoutError> {
-    Superblock::read_at(device, start.saturating_add(SUPERBLOCK_OFFSET)).map_err(|source| {
-        LayoutError::Io {
-            doing: "reading behind",
-            source,
-        }
-    })
+/// What the filesystem, or the encrypted volume, that begins there is called; `None` without
+/// one that can be read.
+fn label<D: Read + Seek>(device: &mut D, start: u64) -> Result<Option<String>, LayoutError> {
+    let io = |source| LayoutError::Io {
+        doing: "reading behind",
+        source,
+    };
+    let superblock = start.saturating_add(SUPERBLOCK_OFFSET);
+    if let Some(sb) = Superblock::read_at(device, superblock).map_err(io)? {
+        return Ok(Some(sb.label));
+    }
+    match Volume::find(device, start) {
+        Ok(volume) => Ok(volume.map(|volume| volume.label().to_owned())),
+        Err(LuksError::Io { source, .. }) => Err(io(source)),
+        Err(_) => Ok(None),
+    }
 }
 
 #[cfg(test)]

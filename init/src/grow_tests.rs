@@ -161,6 +161,43 @@ fn the_unfinished_mark_goes_when_the_filesystem_is_there() {
     assert!(!grow(&mut disk, b"seed").unwrap().data_unfinished);
 }
 
+/// The header of an encrypted volume says the same as a filesystem's label.
+#[test]
+fn an_encrypted_volume_is_not_taken_for_an_empty_partition() {
+    use slipway_images::luks::{self, NewKey, Strength};
+    let file = image(2048 * MIB);
+    let grown = grow(&mut open(&file), b"seed").unwrap();
+    let data = grown.table.partition("data").unwrap().offset().get();
+    let part = tempfile::NamedTempFile::new().unwrap();
+    part.as_file().set_len(32 * MIB).unwrap();
+    let wish = luks::Wish {
+        label: LABEL_UNFINISHED,
+        subsystem: "",
+        sector_size: 4096,
+    };
+    let key = NewKey {
+        passphrase: b"x",
+        strength: Strength::Random,
+        token: None,
+    };
+    let mut random = |bytes: &mut [u8]| {
+        bytes.fill(7);
+        Ok(())
+    };
+    let mut device = part.as_file();
+    let made = luks::format(&mut device, wish, &[key], &mut random, |_| Ok(()));
+    let (mut volume, _) = made.unwrap();
+    for (label, unfinished) in [("home", true), (LABEL_UNFINISHED, true), (LABEL, false)] {
+        volume.write(&mut device, label, |_| Ok(())).unwrap();
+        let mut disk = open(&file);
+        disk.seek(SeekFrom::Start(data)).unwrap();
+        disk.write_all(&std::fs::read(part.path()).unwrap()).unwrap();
+        let grown = grow(&mut disk, b"seed").unwrap();
+        let found = (grown.data_unfinished, grown.changed);
+        assert_eq!(found, (unfinished, !unfinished), "{label}");
+    }
+}
+
 /// A disk whose power is cut after so many bytes written.
 struct Cut {
     file: File,

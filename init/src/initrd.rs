@@ -327,7 +327,7 @@ fn mount_root(context: &mut Initrd) -> Outcome {
     match (&context.wish, &context.found) {
         (Some(RootWish::Verified(hash)), Some(found)) => {
             let device = found.device()?;
-            let mapped = verity::Mapped::open(&device, &found.tree, hash)?;
+            let mapped = verity::open(&device, &found.tree, hash)?;
             mount_read_only(mapped.path())?;
             mapped.keep();
             context.boot.root.clone_from(&device);

@@ -6,6 +6,7 @@
 
 pub mod applet;
 pub mod clock;
+pub mod crypt;
 pub mod data;
 pub mod dm;
 pub mod ext4;
@@ -28,6 +29,7 @@ pub mod power;
 pub mod reaper;
 pub mod registries;
 pub mod report;
+pub mod reset;
 pub mod root;
 pub mod seed;
 pub mod shutdown;
@@ -37,6 +39,7 @@ pub mod ssh;
 pub mod status;
 pub mod supervisor;
 pub mod sys;
+pub mod tpm;
 pub mod uevent;
 pub mod users;
 pub mod verity;

@@ -12,6 +12,7 @@ use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
 use slipway_images::seed::Seed;
 use slipway_images::seed::url::SeedUrl;
 
+use crate::crypt::{Keys, Wish};
 use crate::initrd::{BOOT_FILE, Boot};
 use crate::mailbox::{Event, Mailbox};
 use crate::modules::{MODULES_D, Modules, preload_list};
@@ -20,7 +21,7 @@ use crate::net::{self, News, Shared, TimeServers};
 use crate::phase::{Context, Failure, Outcome, Phase};
 use crate::reaper::Reaper;
 use crate::seed::remote::{self, Fetcher};
-use crate::seed::{Names, Source, Words};
+use crate::seed::{Data, Names, Source, Words};
 use crate::slots::Keeper;
 use crate::uevent::{Plugged, UeventSocket, modaliases};
 use crate::{
@@ -43,8 +44,11 @@ pub struct Root {
     url: Option<SeedUrl>,
     /// Defaults where there is none, or none that is good.
     seed: Seed,
+    /// How data is to be kept, and what opens it.
+    keys: Keys,
     network: Option<net::Handle>,
     data_mounted: bool,
+    data_encrypted: bool,
     online: Arc<AtomicBool>,
     time_servers: TimeServers,
     /// Whether the clock is being set from the network.
@@ -115,8 +119,10 @@ impl Root {
             names: Names::default(),
             url: None,
             seed: Seed::default(),
+            keys: Keys::default(),
             network: None,
             data_mounted: false,
+            data_encrypted: false,
             online: Arc::default(),
             time_servers: TimeServers::default(),
             sntp: false,
@@ -126,6 +132,14 @@ impl Root {
     /// What the clock is set by, also when another seed comes.
     pub fn time_servers(&self) -> TimeServers {
         self.time_servers.clone()
+    }
+
+    /// How data is kept, for a seed that comes after it was looked at.
+    fn data(&self) -> Data {
+        match self.data_mounted && !self.data_encrypted {
+            true => Data::InTheClear,
+            false => Data::Safe,
+        }
     }
 
     fn modules(&mut self) -> Result<&mut Modules, Failure> {
@@ -301,8 +315,12 @@ fn find_seed(root: &mut Root) -> Outcome {
         root.names = names;
         match source {
             Source::Nowhere => Ok((Seed::default(), "none, defaults".to_owned())),
-            Source::Here(documents, from) => {
-                let seed = seed::accept(Path::new("/"), &documents, &from, &root.names)?;
+            Source::Here(files, from) => {
+                // Of a seed that is refused, too: what is there is opened all the same.
+                root.keys.passphrase = files.passphrase;
+                let base = Path::new("/");
+                let seed =
+                    seed::accept(base, &files.documents, &from, &root.names, Data::NotYet)?;
                 Ok((seed, format!("from {from}")))
             }
             Source::Url(url, by) => {
@@ -312,6 +330,10 @@ fn find_seed(root: &mut Root) -> Outcome {
             }
         }
     });
+    root.keys.wish = match &accepted {
+        Ok((seed, _)) => seed.data.encrypt.map_or(Wish::Clear, Wish::Encrypted),
+        Err(_) => Wish::Unknown,
+    };
     let (seed, note) = accepted.map_err(without_seed)?;
     root.seed = seed;
     if root.url.is_none() {
@@ -358,6 +380,7 @@ fn fetch_seed(root: &mut Root) -> Outcome {
         first: Duration::from_secs(120),
         again: Duration::from_secs(15),
         patience: Duration::from_secs(10),
+        data: root.data(),
     };
     let (seed, outcome) = fetcher.settle(&url, &root.names, kept, root.data_mounted);
     let known = seed.is_some();
@@ -404,11 +427,12 @@ fn data_partition(root: &mut Root) -> Outcome {
         .data
         .clone()
         .ok_or_else(|| Failure("there is no data partition on the root's disk".into()))?;
-    let note = data::prepare(
+    let prepared = data::prepare(
         &root.reaper,
         &device,
         Path::new("/var"),
         root.boot.data_unfinished,
+        &root.keys,
     )?;
     // A second try, or a reload, must not make it anew.
     root.boot.data_unfinished = false;
@@ -417,7 +441,9 @@ fn data_partition(root: &mut Root) -> Outcome {
         fs::create_dir_all(&path).context(path.display())?;
     }
     root.data_mounted = true;
-    Ok(note)
+    root.data_encrypted = prepared.encrypted;
+    root.keys.passphrase = None;
+    Ok(prepared.note)
 }
 
 /// A seed that was applied through the node API takes the place of the one from outside.
@@ -425,7 +451,7 @@ fn applied_seed(root: &mut Root) -> Outcome {
     if !root.data_mounted {
         return Ok("none, without a data partition".into());
     }
-    match seed::applied(Path::new("/"))? {
+    match seed::applied(Path::new("/"), root.data())? {
         Some(seed) => {
             root.seed = seed;
             root.mailbox.send(Event::Condition("seed"));

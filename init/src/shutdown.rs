@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::reaper::Reaper;
 use crate::watchdog::Watchdog;
-use crate::{clock, files, log, node, say};
+use crate::{clock, crypt, files, log, node, say};
 
 /// How the machine is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,7 @@ pub fn finish(kind: Kind, reaper: &Reaper, watchdog: Option<Watchdog>, leave: im
     }
     nix::unistd::sync();
     unmount_all();
+    crypt::close();
     match (watchdog, kind) {
         (Some(watchdog), Kind::Reboot) => watchdog.leave_armed(),
         (Some(watchdog), _) => watchdog.disarm(),

@@ -8,14 +8,13 @@
 //! that out, and wait for `panic=` seconds before. What runs has no part in it: the block may
 //! be PID 1's own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use slipway_images::layout::Sectors;
 use slipway_images::verity::{RootHash, Superblock};
 
-use crate::dm::{Access, Mapper, Target};
+use crate::dm::{Access, Mapped, Mapper, Target};
 use crate::phase::Failure;
-use crate::say;
 
 /// The mapped device's name.
 const NAME: &str = "root";
@@ -23,50 +22,14 @@ const NAME: &str = "root";
 /// What the target takes besides its parameters, by their number.
 const OPTIONS: &str = "2 restart_on_corruption restart_on_error";
 
-/// A root that can be mounted; it goes when it isn't kept.
-#[derive(Debug)]
-pub struct Mapped {
-    mapper: Mapper,
-    path: PathBuf,
-    kept: bool,
-}
-
-impl Mapped {
-    /// Maps the root with this hash in a slot's partition, whose superblock was found.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn open(slot: &Path, tree: &Superblock, hash: &RootHash) -> Result<Self, Failure> {
-        let table = table(slot, tree, hash);
-        let uuid = format!("CRYPT-VERITY-{}-{NAME}", tree.uuid.simple());
-        let mapper = Mapper::open()?;
-        let path = mapper.create(NAME, &uuid, Access::ReadOnly, &[table])?;
-        Ok(Self {
-            mapper,
-            path,
-            kept: false,
-        })
-    }
-
-    /// Its device.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// It is mounted and stays.
-    pub fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        if !self.kept
-            && let Err(failure) = self.mapper.remove(NAME)
-        {
-            say!("{failure}");
-        }
-    }
+/// Maps the root with this hash in a slot's partition, whose superblock was found.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn open(slot: &Path, tree: &Superblock, hash: &RootHash) -> Result<Mapped, Failure> {
+    let table = table(slot, tree, hash);
+    let uuid = format!("CRYPT-VERITY-{}-{NAME}", tree.uuid.simple());
+    Mapper::open()?.map(NAME, &uuid, Access::ReadOnly, &[table])
 }
 
 fn table(slot: &Path, tree: &Superblock, hash: &RootHash) -> Target {
@@ -75,7 +38,7 @@ fn table(slot: &Path, tree: &Superblock, hash: &RootHash) -> Target {
         start: 0,
         sectors: tree.covered() / Sectors::SIZE,
         kind: "verity".into(),
-        parameters: format!("{parameters} {OPTIONS}"),
+        parameters: format!("{parameters} {OPTIONS}").into(),
     }
 }
 

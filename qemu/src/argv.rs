@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use crate::accel::Accelerator;
 use crate::machine::{Arch, Boot, Cache, Disk, DiskFormat, Forward, Machine, OnReboot, Protocol};
+use crate::tpm;
 
 /// The control socket, relative to QEMU's working directory.
 pub const QMP_SOCKET: &str = "qmp.sock";
@@ -47,6 +48,11 @@ pub fn argv(machine: &Machine) -> Vec<OsString> {
     if machine.watchdog {
         argv.option("-device", "i6300esb");
         argv.option("-action", "watchdog=reset");
+    }
+    if machine.tpm {
+        argv.option("-chardev", format!("socket,id=tpm,path={}", tpm::SOCKET));
+        argv.option("-tpmdev", "emulator,id=tpm0,chardev=tpm");
+        argv.option("-device", "tpm-crb,tpmdev=tpm0");
     }
     if machine.on_reboot == OnReboot::Exit {
         argv.flag("-no-reboot");

@@ -62,6 +62,8 @@ pub struct Setup {
     pub kernel: Option<(PathBuf, Option<PathBuf>, String)>,
     /// A hardware watchdog.
     pub watchdog: bool,
+    /// A TPM 2.0.
+    pub tpm: bool,
     /// What a guest's reset does; by default QEMU ends, so that a panic is seen.
     pub on_reboot: OnReboot,
     /// What a flush does; see [`Cache`]. Writeback, as for a power cut's sake.
@@ -86,6 +88,7 @@ impl Setup {
             bios: false,
             kernel: None,
             watchdog: true,
+            tpm: false,
             on_reboot: OnReboot::Exit,
             cache: Cache::Writeback,
         }
@@ -136,6 +139,7 @@ impl Node {
         machine.cpus = NonZeroU16::new(setup.cpus).unwrap_or(NonZeroU16::MIN);
         machine.memory = setup.memory;
         machine.watchdog = setup.watchdog;
+        machine.tpm = setup.tpm;
         machine.serial = setup.serial;
         machine.on_reboot = setup.on_reboot;
         let image =

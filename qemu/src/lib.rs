@@ -24,6 +24,7 @@ pub mod process;
 pub mod qmp;
 pub mod snapshot;
 pub mod state;
+pub mod tpm;
 pub mod vm;
 
 pub use accel::Accelerator;

@@ -364,6 +364,9 @@ pub struct Machine {
     pub on_reboot: OnReboot,
     /// A hardware watchdog (Intel 6300ESB) that resets the machine.
     pub watchdog: bool,
+    /// A TPM 2.0 with a state of its own ([`tpm`](crate::tpm)).
+    #[serde(default)]
+    pub tpm: bool,
     /// Waits for a RAM snapshot instead of booting.
     pub incoming: bool,
     /// `isa-debug-exit` at port 0xf4: a byte `v` written there ends QEMU with
@@ -387,6 +390,7 @@ impl Machine {
             serial: None,
             on_reboot: OnReboot::Restart,
             watchdog: false,
+            tpm: false,
             incoming: false,
             debug_exit: false,
         }

@@ -20,6 +20,7 @@ use crate::machine::Machine;
 use crate::process::{Handle, ProcessId};
 use crate::qmp::Qmp;
 use crate::state::VmName;
+use crate::tpm::Tpm;
 
 /// What QEMU itself said, for diagnosis.
 pub const QEMU_LOG: &str = "qemu.log";
@@ -65,7 +66,26 @@ impl Vm {
         // Made here for its mode; QEMU appends.
         open_private(&dir.join(CONSOLE_LOG), false)?;
         let log = open_private(&dir.join(QEMU_LOG), true)?;
-        let mut command = Command::new(&emulator);
+        let tpm = match machine.tpm {
+            true => Some(Tpm::start(dir)?),
+            false => None,
+        };
+        let started = Self::start_emulator(machine, dir, &emulator, log);
+        if started.is_err()
+            && let Some(tpm) = tpm
+        {
+            tpm.end();
+        }
+        started
+    }
+
+    fn start_emulator(
+        machine: &Machine,
+        dir: &Path,
+        emulator: &Path,
+        log: fs::File,
+    ) -> Result<Self> {
+        let mut command = Command::new(emulator);
         command
             .args(argv(machine))
             .current_dir(dir)
@@ -73,7 +93,7 @@ impl Vm {
             .stdout(Stdio::null())
             .stderr(log)
             .process_group(0);
-        let mut child = command.spawn().at("starting", &emulator)?;
+        let mut child = command.spawn().at("starting", emulator)?;
         // Until it is waited for, the id of a child can't become another's.
         let pid = i32::try_from(child.id()).map_err(|e| Error::Invalid(e.to_string()))?;
         let process = ProcessId::of(pid)?;
@@ -82,7 +102,7 @@ impl Vm {
             None => None,
         };
         let (Some(process), Some(handle)) = (process, handle) else {
-            let status = child.wait().at("waiting for", &emulator)?;
+            let status = child.wait().at("waiting for", emulator)?;
             return Err(start_failure(machine, dir, &status.to_string()));
         };
         let mut vm = Self {

@@ -101,6 +101,7 @@ fn direct_kernel_boot_that_ends_on_panic() {
     };
     machine.on_reboot = OnReboot::Exit;
     machine.incoming = true;
+    machine.tpm = true;
     check("x86_64-kernel", &machine);
 }
 

@@ -42,6 +42,9 @@ pub struct RunArgs {
     /// kubeconfig or credential is made here: they belong to that seed.
     #[arg(long, value_name = "URL")]
     pub seed: Option<String>,
+    /// Give the machine a TPM 2.0 (swtpm), in which a new one keeps the key of its data.
+    #[arg(long)]
+    pub tpm: bool,
     /// Leave the machine running in the background.
     #[arg(long)]
     pub detach: bool,

@@ -28,14 +28,14 @@ pub const CREDENTIAL_FILE: &str = "node.pem";
 pub const BACKDATED: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 /// Makes the seed unless there is one, and a kubeconfig for `api_port` with a
-/// fresh certificate.
+/// fresh certificate. With a TPM the seed has data encrypted.
 ///
 /// # Errors
 /// [`Kind::Input`] if the seed that is there is broken.
-pub fn provide(dir: &VmDir, api_port: u16) -> Result<()> {
+pub fn provide(dir: &VmDir, api_port: u16, tpm: bool) -> Result<()> {
     let path = dir.file(SEED_FILE);
     if !path.exists() {
-        let (seed, credential) = seed(dir.name())?;
+        let (seed, credential) = seed(dir.name(), tpm)?;
         let beside = dir.file(CREDENTIAL_FILE);
         // First: a seed without its credential is a node that can't be reached.
         credential.write(&beside).at("writing", &beside)?;
@@ -51,11 +51,12 @@ pub fn provide(dir: &VmDir, api_port: u16) -> Result<()> {
 }
 
 /// A seed for a single server of this name, with new CAs, and an operator's credential
-/// for its node API. JSON is YAML, and quotes what needs it.
+/// for its node API. JSON is YAML, and quotes what needs it. With `tpm` the key of its data is
+/// in the machine's TPM.
 ///
 /// # Errors
 /// [`Kind::Bug`] if no key can be made.
-pub fn seed(name: &VmName) -> Result<(String, Credential)> {
+pub fn seed(name: &VmName, tpm: bool) -> Result<(String, Credential)> {
     let now = SystemTime::now();
     let cas = Cas::generate("slipway", now - BACKDATED)
         .map_err(|e| Error::new(Kind::Bug, format!("making the cluster's CAs: {e}")))?;
@@ -70,9 +71,14 @@ pub fn seed(name: &VmName) -> Result<(String, Credential)> {
         serving(&nodes, name.as_str(), vec![Ipv4Addr::LOCALHOST.into()], now).map_err(failed)?;
     let credential = Credential::issue(&nodes, "operator", Role::Operator, now).map_err(failed)?;
     let pair = |ca: &CertificateAuthority| json!({ "certificate": ca.certificate_pem(), "key": ca.key_pem() });
+    let data = match tpm {
+        true => json!({ "encrypt": "tpm2" }),
+        false => json!({}),
+    };
     let seed = json!({
         "hostname": name.as_str(),
         "slipway": {
+            "data": data,
             "node-api": {
                 "ca": nodes.certificate_pem(),
                 "certificate": node.certificate_pem,
@@ -139,7 +145,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = StateDir::new(tmp.path()).vm(&"node1".parse().unwrap());
         dir.create().unwrap();
-        provide(&dir, 6443).unwrap();
+        provide(&dir, 6443, false).unwrap();
 
         let text = fs::read_to_string(dir.file(SEED_FILE)).unwrap();
         let parsed = Seed::parse(&text).unwrap();
@@ -176,7 +182,7 @@ mod tests {
         }
 
         // Another start on another port: the same CAs.
-        provide(&dir, 7000).unwrap();
+        provide(&dir, 7000, false).unwrap();
         let again = Kubeconfig::read(&dir.kubeconfig()).unwrap();
         assert_eq!(again.server, "https://127.0.0.1:7000");
         assert_eq!(again.ca_pem, config.ca_pem);
@@ -193,7 +199,7 @@ mod tests {
             "#cloud-config\nslipway: 5\n",
         ] {
             fs::write(dir.file(SEED_FILE), text).unwrap();
-            let error = provide(&dir, 6443).unwrap_err();
+            let error = provide(&dir, 6443, false).unwrap_err();
             assert_eq!(error.kind, Kind::Input);
             assert!(error.message().contains("user-data"), "{error}");
             assert!(error.advice().unwrap().contains("--fresh"));

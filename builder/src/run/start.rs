@@ -55,7 +55,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
             name: identity::FW_CFG_NAME.into(),
             path: identity::SEED_FILE.into(),
         }];
-        identity::provide(&dir, api)?;
+        identity::provide(&dir, api, machine.tpm)?;
     }
 
     let console = Follow::console(dir.path(), true)?;
@@ -306,6 +306,7 @@ fn describe(
     }];
     machine.fw_cfg = Vec::new();
     machine.watchdog = true;
+    machine.tpm = before.tpm || args.tpm;
     Ok(machine)
 }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use slipway_images::seed::{
-    Document, Documents, Finding, HEADER, Place, Secret, Seed, SeedFiles, Severity,
+    Document, Documents, Encrypt, Finding, HEADER, PASSPHRASE_FILE, Place, Secret, Seed, SeedFiles,
+    Severity,
 };
 
 use crate::error::{At as _, Error, Kind, Result};
@@ -163,7 +164,11 @@ impl Loaded {
             meta_data: self.text(Document::MetaData),
         };
         match Seed::read(files) {
-            Ok(parsed) => (Some(parsed.seed), self.placed(parsed.warnings)),
+            Ok(parsed) => {
+                let mut found = self.placed(parsed.warnings);
+                found.extend(self.without_passphrase(&parsed.seed));
+                (Some(parsed.seed), found)
+            }
             Err(error) => (None, self.placed(error.findings().iter().cloned())),
         }
     }
@@ -197,6 +202,29 @@ impl Loaded {
             user_data: text(Document::UserData).unwrap_or_else(|| Secret::new(HEADER)),
             network_config: text(Document::NetworkConfig),
             meta_data: text(Document::MetaData),
+        })
+    }
+
+    /// No error: the file may come on its own, as it should.
+    fn without_passphrase(&self, seed: &Seed) -> Option<Found> {
+        let wanted = seed.data.encrypt == Some(Encrypt::PassphraseFile) && self.path.is_dir();
+        let missing = wanted && !self.path.join(PASSPHRASE_FILE).exists();
+        missing.then(|| Found {
+            file: self.path.clone(),
+            finding: Finding {
+                severity: Severity::Warning,
+                place: Place {
+                    document: Document::UserData,
+                    line: 0,
+                    column: 0,
+                },
+                key: "slipway.data.encrypt".into(),
+                message: format!(
+                    "there is no file `{PASSPHRASE_FILE}` beside user-data: without it a node \
+                     has no data partition and no cluster"
+                ),
+                meaning: None,
+            },
         })
     }
 

@@ -1,7 +1,8 @@
 //! From an image file to a node one owns, as a person goes it: seeds are made, the image is
 //! flashed with one, the machine is switched on, and the credential that was made before it
-//! existed opens it, as ssh does with a key of the seed. Nothing can write to its root. Then
-//! its seed is changed from afar, it is reset, and at last a bit of its root is flipped.
+//! existed opens it, as ssh does with a key of the seed. Nothing can write to its root, and what
+//! it keeps is encrypted. Then its seed is changed from afar, it is reset and loses its TPM, and
+//! at last a bit of its root is flipped.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use slipway_images::node::PORT;
+use slipway_images::seed::Encrypt;
 use slipway_qemu::harness::{Node, Setup};
 use slipway_qemu::machine::OnReboot;
 
@@ -26,7 +28,8 @@ pub struct Owned {
 }
 
 impl Owned {
-    fn flashed() -> Self {
+    /// With the key of its data where the seed says.
+    fn flashed(encrypt: Encrypt) -> Self {
         let scratch = seeds();
         let at = |path: &str| scratch.path().join(path);
         for key in ["key", "unknown"] {
@@ -40,6 +43,7 @@ impl Owned {
             &seed.join("user-data"),
             "write_files:\n- {path: /var/lib/first, content: whole}\n- {path: /etc/mark, content: flashed}\n",
         );
+        encrypted(&seed, encrypt);
         run(slipway()
             .arg("flash")
             .args([&image(), &at("card")])
@@ -49,6 +53,7 @@ impl Owned {
         let mut setup = Setup::new(at("card"));
         setup.ports = vec![PORT, SSH];
         setup.on_reboot = OnReboot::Restart;
+        setup.tpm = encrypt == Encrypt::Tpm2;
         Self::boot(setup, scratch)
     }
 
@@ -167,8 +172,10 @@ impl Owned {
 #[test]
 #[ignore = "boots a machine: run with --ignored"]
 fn a_flashed_node_is_reached_changed_and_reset() {
-    let mut owned = Owned::flashed();
-    owned.wait_booted("from the boot partition", "filesystem made", "none");
+    let mut owned = Owned::flashed(Encrypt::Tpm2);
+    let made = "encrypted, its key kept by the TPM, filesystem made";
+    let opened = "encrypted, opened by the TPM";
+    owned.wait_booted("from the boot partition", made, "none");
     assert!(owned.operator(&["status"]).contains(NODE));
     assert!(owned.shell("cat /etc/mark").contains("flashed"));
     let first = owned.machine_id();
@@ -213,7 +220,7 @@ fn a_flashed_node_is_reached_changed_and_reset() {
     fs::write(changed.join("meta-data"), "instance-id: second\n").unwrap();
     let said = owned.operator(&["apply", "--reboot", changed.to_str().unwrap()]);
     assert!(said.contains("a node has to be rebooted"), "{said}");
-    owned.wait_booted("from the boot partition", "", "in place of");
+    owned.wait_booted("from the boot partition", opened, "in place of");
     let files = owned.shell("cat /etc/mark /var/lib/once");
     assert!(
         files.contains("applied") && files.contains("written"),
@@ -223,8 +230,9 @@ fn a_flashed_node_is_reached_changed_and_reset() {
     // The host is who it was, or ssh would refuse it.
     owned.logs_in();
 
+    owned.shell(WRITE_MARKS);
     owned.operator(&["reset", "--yes"]);
-    owned.wait_booted("from the boot partition", "reset: ", "none");
+    owned.wait_booted("from the boot partition", "reset: keys destroyed", "none");
     let (done, said) = owned.ssh(Some("key"), "id");
     assert!(
         !done && said.contains("HOST IDENTIFICATION HAS CHANGED"),
@@ -238,9 +246,12 @@ fn a_flashed_node_is_reached_changed_and_reset() {
     let second = owned.machine_id();
     assert_ne!(second, first);
 
+    owned.shell(WRITE_MARKS);
+
     // Onto a larger disk.
     owned.node.power_down(2 * MINUTE);
     let disk = owned.node.dir().join(&owned.node.machine().disks[0].path);
+    nothing_lies_in_the_clear(&disk);
     run(Command::new("qemu-img").arg("resize").arg(disk).arg("+8G"));
     owned.node.power_on();
     let line = owned.node.wait_console("] partitions ", 3 * MINUTE);
@@ -249,8 +260,31 @@ fn a_flashed_node_is_reached_changed_and_reset() {
     assert_eq!(owned.machine_id(), second);
     owned.node.power_down(2 * MINUTE);
 
+    // Its disk in a machine with another TPM.
+    fs::remove_dir_all(owned.node.dir().join("tpm")).unwrap();
+    owned.node.power_on();
+    let locked = "sealed by another TPM";
+    owned.wait_booted("from the boot partition", locked, "without a data partition");
+    owned.node.power_down(2 * MINUTE);
+
     let card = owned.at("card");
     immutable::a_flipped_bit_restarts_it(&mut owned.node, &card);
+}
+
+/// Has the node write what stands nowhere in this form but on its data partition: it is put
+/// together there.
+const WRITE_MARKS: &str =
+    "for i in $(seq 2000); do echo in-the-cl''ear-$i; done > /var/lib/marks; sync";
+
+/// Looks for it, on all of the disk that the node has written to.
+fn nothing_lies_in_the_clear(disk: &Path) {
+    let has = |text: &str| {
+        let mut grep = Command::new("grep");
+        grep.env("LC_ALL", "C").args(["--quiet", "--binary-files=text", "-F", text]);
+        grep.arg(disk).status().unwrap().success()
+    };
+    // The header's label: the disk is read.
+    assert!(has("slipway-data") && !has("in-the-clear-1234"));
 }
 
 /// Each step of the first boot, as the console names it when it is done; the power goes then.
@@ -268,14 +302,15 @@ const STEPS: [&str; 8] = [
 #[test]
 #[ignore = "boots a machine: run with --ignored"]
 fn power_cuts_in_the_first_boot_are_made_good_by_the_next() {
-    let mut owned = Owned::flashed();
+    let mut owned = Owned::flashed(Encrypt::PassphraseFile);
     for step in STEPS {
         let line = owned.node.wait_console(step, 3 * MINUTE);
         assert!(!line.contains("FAILED"), "{line}");
         owned.node.cut_power();
         owned.node.power_on();
     }
-    owned.wait_booted("from the boot partition", "", "none");
+    let opened = "encrypted, opened by the seed's passphrase";
+    owned.wait_booted("from the boot partition", opened, "none");
     let files = owned.shell("cat /etc/mark /var/lib/first");
     assert!(
         files.contains("flashed") && files.contains("whole"),
@@ -322,6 +357,21 @@ pub fn slipway() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slipway"));
     command.stdin(Stdio::null());
     command
+}
+
+/// Has a seed ask for encryption. Its `slipway` is the last of its keys.
+fn encrypted(seed: &Path, encrypt: Encrypt) {
+    let wish = match encrypt {
+        Encrypt::Tpm2 => "tpm2",
+        Encrypt::PassphraseFile => {
+            fs::write(seed.join("passphrase"), "correct horse\n").unwrap();
+            "passphrase-file"
+        }
+    };
+    let path = seed.join("user-data");
+    let text = fs::read_to_string(&path).unwrap();
+    let with = format!("slipway:\n  data:\n    encrypt: {wish}\n");
+    fs::write(path, text.replacen("slipway:\n", &with, 1)).unwrap();
 }
 
 /// The line of user-data that gives root a key.

@@ -72,7 +72,7 @@ impl Cluster {
     /// One that has just been switched on for the first time.
     fn boot() -> Self {
         let name: VmName = "boot-test".parse().unwrap();
-        let (seed, _) = identity::seed(&name).unwrap();
+        let (seed, _) = identity::seed(&name, false).unwrap();
         Self::around(boot_with(seed.clone().into_bytes()), name, seed)
     }
 
@@ -168,7 +168,7 @@ impl Cluster {
     /// Neither an anonymous client nor one of another CA gets anything.
     pub fn api_refuses_strangers(&self) {
         let mut stranger = self.admin();
-        let (other, _) = identity::seed(&self.name).unwrap();
+        let (other, _) = identity::seed(&self.name, false).unwrap();
         stranger.client = identity::kubeconfig(&other, &self.name, self.node.port(API))
             .unwrap()
             .client;

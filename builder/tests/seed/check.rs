@@ -70,6 +70,16 @@ fn warnings_alone_are_no_failure_and_single_files_are_told_by_their_name() {
     assert!(stderr(&out).contains("my.yaml:2:1: warning: packages: has no effect here, because"));
     assert!(stdout(&out).contains("good, 0 errors, 1 warnings"));
 
+    // A directory is a whole seed: what is to open its data belongs to it.
+    let wish = b"#cloud-config\nslipway: {data: {encrypt: passphrase-file}}\n";
+    file("user-data", wish);
+    let whole = tmp.path().to_str().unwrap();
+    let out = seed(&["check", whole]);
+    assert_eq!(out.status.code(), Some(0));
+    assert!(stderr(&out).contains("warning: slipway.data.encrypt: there is no file `passphrase`"));
+    file("passphrase", b"open\n");
+    assert!(stdout(&seed(&["check", whole])).contains("good, 0 errors, 0 warnings"));
+
     let network = file("lab-network-config.yaml", b"version: 1\n");
     let out = seed(&["check", &network]);
     assert_eq!(out.status.code(), Some(3));

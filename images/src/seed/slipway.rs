@@ -212,11 +212,6 @@ pub(super) fn check(keys: SlipwayKeys, seed: &mut Seed, cx: &mut Cx) {
         };
     }
     if let Some(encrypt) = keys.data.and_then(|data| data.value.encrypt) {
-        // No warning: who asks for this must not find out later that it wasn't done.
-        cx.error(
-            &encrypt.spot,
-            "can't be done by this version of Slipway yet, and data would lie there in the clear",
-        );
         seed.data = Data {
             encrypt: Some(encrypt.value),
         };

@@ -148,17 +148,18 @@ fn wrong_values_are_refused_with_their_line() {
     assert!(refusal(&one).contains("ca: lacks `etcd`"));
 }
 
-/// Who asks for encryption must not find out later that data lies there in the clear.
 #[test]
-fn encryption_is_refused_with_its_line_as_long_as_it_is_not_done() {
-    for wish in ["tpm2", "passphrase-file"] {
-        let text = refusal(&format!("slipway:\n  data:\n    encrypt: {wish}\n"));
-        assert!(
-            text.contains("slipway.data.encrypt: can't be done"),
-            "{text}"
-        );
-        assert!(text.contains(":4:14"), "{text}");
+fn encryption_is_a_choice_of_two() {
+    let encrypt = |wish: &str| parse(&format!("slipway:\n  data:\n    encrypt: {wish}\n"));
+    for (wish, meant) in [
+        ("tpm2", Encrypt::Tpm2),
+        ("passphrase-file", Encrypt::PassphraseFile),
+    ] {
+        let parsed = encrypt(wish).unwrap();
+        assert_eq!((parsed.seed.data.encrypt, parsed.warnings), (Some(meant), vec![]));
     }
+    let text = encrypt("yes").unwrap_err().to_string();
+    assert!(text.contains(":4:14") && text.contains("passphrase-file"), "{text}");
 }
 
 #[test]

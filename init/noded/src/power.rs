@@ -1,20 +1,15 @@
 //! Ending the machine: reboot, power-off, factory reset.
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
-
 use hyper::StatusCode;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use slipway_images::node::api::ResetOrder;
-use slipway_init::data::{LABEL, LABEL_RESET};
 use slipway_init::pid1::SIGNALS;
+use slipway_init::reset;
 use slipway_init::shutdown::Kind;
-use slipway_init::sys;
 
 use crate::answer::{Outcome, Refusal, json};
 use crate::audit;
-use crate::paths::Paths;
 use crate::routes::Call;
 
 /// `POST /v1/reboot`
@@ -29,8 +24,8 @@ pub async fn poweroff(call: Call) -> Outcome {
     end(&call, Kind::PowerOff)
 }
 
-/// `POST /v1/reset`: the filesystem of `/var` is marked, and `init` makes it anew at the next
-/// boot. Power may be cut at any moment: the mark is there or not.
+/// `POST /v1/reset`: the data partition is marked, and `init` makes it anew at the next boot.
+/// Power may be cut at any moment: the mark is there or not.
 pub async fn reset(mut call: Call) -> Outcome {
     let order: ResetOrder = call.json().await?;
     let name = call.app.name();
@@ -44,36 +39,18 @@ pub async fn reset(mut call: Call) -> Outcome {
         ));
     }
     let paths = call.app.paths.clone();
-    call.app.blocking(move || mark(&paths)).await??;
+    let marked = call.app.blocking(move || reset::mark(paths.root())).await?;
+    marked.map_err(|why| {
+        Refusal::new(
+            StatusCode::CONFLICT,
+            format!("the data partition can't be reset: {why}"),
+        )
+    })?;
     audit::note(
         &call,
         "resets the node: its data is erased with the next boot",
     );
     end(&call, Kind::Reboot)
-}
-
-fn mark(paths: &Paths) -> Result<(), Refusal> {
-    let refused = |why: String| {
-        Refusal::new(
-            StatusCode::CONFLICT,
-            format!("the data partition can't be reset: {why}"),
-        )
-    };
-    let at = paths.at("var");
-    let var = File::open(&at).map_err(|error| refused(error.to_string()))?;
-    let device = |file: &File| file.metadata().map(|m| m.dev());
-    let root = File::open(paths.root()).map_err(|error| refused(error.to_string()))?;
-    let apart = device(&var)
-        .and_then(|var| Ok(var != device(&root)?))
-        .map_err(|error| refused(error.to_string()))?;
-    // Whatever else is mounted there, its label is not ours to change.
-    let label = sys::filesystem_label(&var).map_err(|error| refused(error.to_string()))?;
-    if !apart || label != LABEL {
-        return Err(refused(format!("{} is not on one", at.display())));
-    }
-    sys::set_filesystem_label(&var, LABEL_RESET)
-        .and_then(|()| Ok(nix::unistd::syncfs(&var)?))
-        .map_err(|error| refused(error.to_string()))
 }
 
 fn end(call: &Call, kind: Kind) -> Outcome {

@@ -3,7 +3,7 @@
 //! | # | source | what |
 //! |---|---|---|
 //! | 1 | the kernel's command line | a URL ([`datasource`]), fetched when the network is up ([`remote`]) |
-//! | 2 | QEMU's fw_cfg | `opt/slipway/user-data`, `.../network-config`, `.../meta-data` |
+//! | 2 | QEMU's fw_cfg | `opt/slipway/user-data`, `.../network-config`, `.../meta-data`, `.../passphrase` |
 //! | 3 | the SMBIOS serial number | a URL, as 1 |
 //! | 4 | a volume labelled CIDATA | FAT or ISO 9660 ([`volume`]) |
 //! | 5 | the boot partition | the files as Raspberry Pi Imager writes them |
@@ -25,7 +25,7 @@ use std::path::Path;
 
 use slipway_images::seed::url::{DOCUMENT_LIMIT, SeedUrl};
 use slipway_images::seed::{
-    Applied, Document, Documents, OUTSIDE_FILE, Secret, Seed, SeedError, outside,
+    Applied, Document, Documents, OUTSIDE_FILE, PASSPHRASE_FILE, Secret, Seed, outside,
 };
 
 use crate::modules::Modules;
@@ -38,8 +38,28 @@ const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/slipway";
 /// What the kernel says that SMBIOS says.
 const DMI: &str = "/sys/class/dmi/id";
 
-/// What was found: the documents, and from where.
-pub type Found = Option<(Documents, String)>;
+/// A seed's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// What it says.
+    pub documents: Documents,
+    /// The file beside them with the passphrase of an encrypted data partition.
+    pub passphrase: Option<Secret>,
+}
+
+/// What was found: the files, and from where.
+pub type Found = Option<(Files, String)>;
+
+/// How the data partition is kept, in which a seed may not want to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Data {
+    /// It has not been looked at: that looks at what the seed wants.
+    NotYet,
+    /// There is none, or it is encrypted.
+    Safe,
+    /// It is in use, and not encrypted.
+    InTheClear,
+}
 
 /// What a seed's own documents can't change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -104,8 +124,8 @@ impl Words {
 pub enum Source {
     /// Nowhere.
     Nowhere,
-    /// Here: the documents, and from where.
-    Here(Documents, String),
+    /// Here: the files, and from where.
+    Here(Files, String),
     /// At a URL, and who says so.
     Url(SeedUrl, &'static str),
 }
@@ -131,7 +151,7 @@ pub fn choose(
         found = volumes()?;
     }
     Ok(match found {
-        Some((documents, from)) => Source::Here(documents, from),
+        Some((files, from)) => Source::Here(files, from),
         None => Source::Nowhere,
     })
 }
@@ -150,8 +170,8 @@ pub fn from_firmware(modules: &mut Modules) -> Result<Found, Failure> {
 
 fn firmware_below(fw_cfg: &Path) -> Result<Found, Failure> {
     let file = |name: &str| File::open(fw_cfg.join(name).join("raw"));
-    let documents = read_files("fw_cfg", file)?;
-    Ok(documents.map(|documents| (documents, "fw_cfg".to_owned())))
+    let files = read_files("fw_cfg", file)?;
+    Ok(files.map(|files| (files, "fw_cfg".to_owned())))
 }
 
 /// Looks on volumes: one labelled CIDATA, then the boot partition.
@@ -168,11 +188,11 @@ pub fn from_volumes(modules: &mut Modules, boot: Option<&Path>) -> Result<Found,
 fn first_volume(
     cidata: Option<(std::path::PathBuf, volume::Kind)>,
     boot: Option<&Path>,
-    mut read: impl FnMut(&Path, volume::Kind) -> Result<Option<Documents>, Failure>,
+    mut read: impl FnMut(&Path, volume::Kind) -> Result<Option<Files>, Failure>,
 ) -> Result<Found, Failure> {
     if let Some((device, kind)) = cidata {
         match read(&device, kind)? {
-            Some(documents) => return Ok(Some((documents, device.display().to_string()))),
+            Some(files) => return Ok(Some((files, device.display().to_string()))),
             None => say!(
                 "{} is labelled CIDATA and has no user-data",
                 device.display()
@@ -180,9 +200,9 @@ fn first_volume(
         }
     }
     if let Some(device) = boot
-        && let Some(documents) = read(device, volume::Kind::Fat)?
+        && let Some(files) = read(device, volume::Kind::Fat)?
     {
-        return Ok(Some((documents, "the boot partition".into())));
+        return Ok(Some((files, "the boot partition".into())));
     }
     Ok(None)
 }
@@ -197,10 +217,11 @@ pub fn accept(
     found: &Documents,
     source: &str,
     names: &Names,
+    data: Data,
 ) -> Result<Seed, Failure> {
     // Also of one that is broken: a seed can be applied over it.
     came_from_outside(root, &found.digest())?;
-    let mut seed = checked(found).context(format_args!("from {source}"))?;
+    let mut seed = checked(found, data).context(format_args!("from {source}"))?;
     seed.hostname = names.hostname.clone().or(seed.hostname);
     seed.instance_id = names.instance_id.clone().or(seed.instance_id);
     hand_on(root, &seed)?;
@@ -212,8 +233,15 @@ fn came_from_outside(root: &Path, digest: &str) -> Result<(), Failure> {
     write_private(&root.join(OUTSIDE_FILE), digest.as_bytes()).context(OUTSIDE_FILE)
 }
 
-fn checked(documents: &Documents) -> Result<Seed, SeedError> {
+fn checked(documents: &Documents, data: Data) -> Result<Seed, Failure> {
     let parsed = documents.check()?;
+    if parsed.seed.data.encrypt.is_some() && data == Data::InTheClear {
+        return Err(Failure(
+            "slipway.data.encrypt: the data partition is there already, in the clear; it is \
+             encrypted when it is made, by a seed that is on the machine then"
+                .into(),
+        ));
+    }
     for warning in &parsed.warnings {
         say!("seed: {warning}");
     }
@@ -230,12 +258,12 @@ fn hand_on(root: &Path, seed: &Seed) -> Result<(), Failure> {
 ///
 /// # Errors
 /// It is damaged, or this image refuses it; the seed from outside stays in force.
-pub fn applied(root: &Path) -> Result<Option<Seed>, Failure> {
+pub fn applied(root: &Path, data: Data) -> Result<Option<Seed>, Failure> {
     let outside = outside(root).map_err(Failure)?;
     let Some(applied) = Applied::over(root, &outside).map_err(Failure)? else {
         return Ok(None);
     };
-    let seed = checked(&applied.files).context("the applied seed")?;
+    let seed = checked(&applied.files, data).context("the applied seed")?;
     hand_on(root, &seed)?;
     Ok(Some(seed))
 }
@@ -269,22 +297,22 @@ fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 fn read_files(
     source: &str,
     open: impl Fn(&str) -> std::io::Result<File>,
-) -> Result<Option<Documents>, Failure> {
-    let text = |document: Document| {
-        let name = document.name();
-        match open(name) {
-            Ok(file) => read_text(file, &format!("{name} of {source}")).map(Some),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Failure(format!("{name} of {source}: {e}"))),
-        }
+) -> Result<Option<Files>, Failure> {
+    let text = |name: &str| match open(name) {
+        Ok(file) => read_text(file, &format!("{name} of {source}")).map(Some),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Failure(format!("{name} of {source}: {e}"))),
     };
-    let Some(user_data) = text(Document::UserData)? else {
+    let Some(user_data) = text(Document::UserData.name())? else {
         return Ok(None);
     };
-    Ok(Some(Documents {
-        user_data,
-        network_config: text(Document::NetworkConfig)?,
-        meta_data: text(Document::MetaData)?,
+    Ok(Some(Files {
+        documents: Documents {
+            user_data,
+            network_config: text(Document::NetworkConfig.name())?,
+            meta_data: text(Document::MetaData.name())?,
+        },
+        passphrase: text(PASSPHRASE_FILE)?,
     }))
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use slipway_images::seed::Seed;
 use slipway_images::seed::url::{FETCHED_FILE, Fetched, SeedUrl};
 
-use super::{Names, accept, came_from_outside};
+use super::{Data, Names, accept, came_from_outside};
 use crate::phase::{Context, Failure, Outcome};
 use crate::reaper::Reaper;
 use crate::{files, say};
@@ -44,6 +44,8 @@ pub struct Fetcher<'a> {
     pub again: Duration,
     /// For one request, after which it is sent again.
     pub patience: Duration,
+    /// How the data partition is kept.
+    pub data: Data,
 }
 
 /// What was kept of this URL, below `root`. Damage is said, and as good as nothing.
@@ -88,7 +90,7 @@ impl Fetcher<'_> {
                 };
             }
         };
-        match accept(self.root, &fetched.files, &url.to_string(), names) {
+        match accept(self.root, &fetched.files, &url.to_string(), names, self.data) {
             Ok(seed) => (Some(seed), self.keep(url, &fetched, kept.as_ref(), keep)),
             Err(failure) => {
                 let Some(kept) = kept else {
@@ -105,7 +107,7 @@ impl Fetcher<'_> {
 
     fn go_back(&self, url: &SeedUrl, names: &Names, kept: &Fetched) -> Result<Seed, Failure> {
         let source = format!("what was kept of {url}");
-        accept(self.root, &kept.files, &source, names)
+        accept(self.root, &kept.files, &source, names, self.data)
     }
 
     /// Has the program fetch the documents.

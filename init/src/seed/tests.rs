@@ -9,10 +9,16 @@ fn the_files_that_are_there_are_read() {
     fs::write(dir.path().join("meta-data"), "instance-id: a\n").unwrap();
     assert_eq!(read().unwrap(), None, "no user-data, no seed");
     fs::write(dir.path().join("user-data"), "#cloud-config\n").unwrap();
-    let files = read().unwrap().unwrap();
+    let Files {
+        documents: files,
+        passphrase,
+    } = read().unwrap().unwrap();
+    assert_eq!(passphrase, None);
     assert_eq!(files.user_data.reveal(), "#cloud-config\n");
     assert_eq!(files.meta_data, Some(Secret::new("instance-id: a\n")));
     assert_eq!(files.network_config, None);
+    fs::write(dir.path().join("passphrase"), "open\n").unwrap();
+    assert_eq!(read().unwrap().unwrap().passphrase, Some(Secret::new("open\n")));
     fs::write(dir.path().join("network-config"), [0xff]).unwrap();
     let failure = read().unwrap_err();
     assert!(failure.0.contains("network-config of x"), "{failure}");
@@ -40,22 +46,22 @@ fn an_applied_seed_takes_the_place_of_the_one_it_was_applied_over() {
     };
     let seed = |path: &Path| fs::read_to_string(path).ok();
     let file = at("run/slipway/seed.json");
-    assert_eq!(applied(root.path()), Ok(None));
+    assert_eq!(applied(root.path(), Data::Safe), Ok(None));
     // Over nothing, and nothing is there.
     store(NOTHING, "#cloud-config\nhostname: b\n");
     assert_eq!(
-        applied(root.path()).unwrap().unwrap().hostname.as_deref(),
+        applied(root.path(), Data::Safe).unwrap().unwrap().hostname.as_deref(),
         Some("b")
     );
     assert!(seed(&file).unwrap().contains("\"b\""));
     // Somebody puts another seed into the machine: that one is meant.
     fs::write(at(OUTSIDE_FILE), &another).unwrap();
     fs::remove_file(&file).unwrap();
-    assert_eq!(applied(root.path()), Ok(None));
+    assert_eq!(applied(root.path(), Data::Safe), Ok(None));
     assert_eq!(seed(&file), None);
     // One that this image doesn't understand is said, and changes nothing.
     store(&another, "#cloud-config\nhostname: [b]\n");
-    assert!(applied(root.path()).unwrap_err().0.contains("user-data:2"));
+    assert!(applied(root.path(), Data::Safe).unwrap_err().0.contains("user-data:2"));
     assert_eq!(seed(&file), None);
 }
 
@@ -70,11 +76,14 @@ fn too_large_and_not_text() {
     assert!(failure(&path).contains("UTF-8"));
 }
 
-fn documents(text: &str) -> Documents {
-    Documents {
-        user_data: Secret::new(text),
-        network_config: None,
-        meta_data: None,
+fn files(text: &str) -> Files {
+    Files {
+        documents: Documents {
+            user_data: Secret::new(text),
+            network_config: None,
+            meta_data: None,
+        },
+        passphrase: None,
     }
 }
 
@@ -115,7 +124,7 @@ fn fw_cfg_comes_before_the_serial_number() {
     fs::create_dir(dir.path().join("user-data")).unwrap();
     fs::write(dir.path().join("user-data/raw"), "#cloud-config\n").unwrap();
     let source = choose(&words, firmware, not_looked_at).unwrap();
-    let expected = Source::Here(documents("#cloud-config\n"), "fw_cfg".into());
+    let expected = Source::Here(files("#cloud-config\n"), "fw_cfg".into());
     assert_eq!(source, expected);
 }
 
@@ -131,9 +140,9 @@ fn the_serial_number_comes_before_volumes() {
     );
     // One that gives names alone is no source.
     let names = words("quiet", "ds=nocloud;h=a");
-    let volume = || Ok(Some((documents("v"), "/dev/vdb".to_owned())));
+    let volume = || Ok(Some((files("v"), "/dev/vdb".to_owned())));
     let source = choose(&names, || Ok(None), volume).unwrap();
-    assert_eq!(source, Source::Here(documents("v"), "/dev/vdb".into()));
+    assert_eq!(source, Source::Here(files("v"), "/dev/vdb".into()));
     assert_eq!(names.names.hostname.as_deref(), Some("a"));
 }
 
@@ -143,14 +152,14 @@ fn a_cidata_volume_comes_before_the_boot_partition() {
     let boot = Some(Path::new("/dev/vda1"));
     let both = first_volume(cidata(), boot, |device, _| {
         assert_ne!(device, Path::new("/dev/vda1"), "looked at");
-        Ok(Some(documents("cidata")))
+        Ok(Some(files("cidata")))
     });
-    assert_eq!(both, Ok(Some((documents("cidata"), "/dev/vdb".into()))));
+    assert_eq!(both, Ok(Some((files("cidata"), "/dev/vdb".into()))));
     // One without user-data has no seed.
     let empty = first_volume(cidata(), boot, |device, _| {
-        Ok((device == Path::new("/dev/vda1")).then(|| documents("boot")))
+        Ok((device == Path::new("/dev/vda1")).then(|| files("boot")))
     });
-    let expected = (documents("boot"), "the boot partition".to_owned());
+    let expected = (files("boot"), "the boot partition".to_owned());
     assert_eq!(empty, Ok(Some(expected)));
     assert_eq!(first_volume(None, None, |_, _| Ok(None)), Ok(None));
 }
@@ -188,9 +197,23 @@ fn names_are_the_command_lines_then_the_serial_numbers() {
     assert!(words.line.is_none() && words.serial.is_some());
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("run/slipway")).unwrap();
-    let found = documents("#cloud-config\nhostname: seed\n");
-    let seed = accept(root.path(), &found, "x", &words.names).unwrap();
+    let found = files("#cloud-config\nhostname: seed\n").documents;
+    let seed = accept(root.path(), &found, "x", &words.names, Data::NotYet).unwrap();
     assert_eq!(seed.hostname.as_deref(), Some("line"));
     assert_eq!(seed.instance_id.as_deref(), Some("id"));
     assert_eq!(outside(root.path()), Ok(found.digest()));
+}
+
+/// Who asks for encryption must not find out later that data lies there in the clear.
+#[test]
+fn encryption_is_refused_where_data_is_in_the_clear() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("run/slipway")).unwrap();
+    let wish = files("#cloud-config\nslipway: {data: {encrypt: passphrase-file}}\n").documents;
+    let accepted = |data| accept(root.path(), &wish, "x", &Names::default(), data);
+    assert!(accepted(Data::NotYet).is_ok() && accepted(Data::Safe).is_ok());
+    fs::remove_file(root.path().join("run/slipway/seed.json")).unwrap();
+    let failure = accepted(Data::InTheClear).unwrap_err();
+    assert!(failure.0.contains("slipway.data.encrypt: the data partition"), "{failure}");
+    assert!(!root.path().join("run/slipway/seed.json").exists());
 }

@@ -6,9 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount, umount};
-use slipway_images::seed::Documents;
 
-use super::read_files;
+use super::{Files, read_files};
 use crate::files;
 use crate::modules::Modules;
 use crate::phase::{Context, Failure};
@@ -89,7 +88,7 @@ pub fn read(
     modules: &mut Modules,
     device: &Path,
     kind: Kind,
-) -> Result<Option<Documents>, Failure> {
+) -> Result<Option<Files>, Failure> {
     let shown = device.display();
     for module in kind.modules() {
         // Mounting tells whether one was really needed.

@@ -21,7 +21,7 @@ use slipway_images::seed::{APPLIED_FILE, Applied, Documents, Secret, Seed, outsi
 use slipway_init::phase::Outcome;
 use slipway_init::reaper::Reaper;
 use slipway_init::seed::remote::{Fetcher, kept};
-use slipway_init::seed::{Names, applied};
+use slipway_init::seed::{Data, Names, applied};
 
 use server::{Reply, Server};
 
@@ -99,6 +99,7 @@ impl Machine {
             first: self.limit,
             again: self.limit,
             patience: self.patience,
+            data: Data::Safe,
         };
         let kept = self.data.then(|| kept(self.root.path(), &url)).flatten();
         let settled = fetcher.settle(&url, &Names::default(), kept, self.data);
@@ -445,7 +446,7 @@ fn what_is_applied_meanwhile_gives_way_to_what_is_fetched() {
         serde_json::to_vec(&rescue).unwrap(),
     )
     .unwrap();
-    let applied = || applied(machine.root.path()).unwrap();
+    let applied = || applied(machine.root.path(), Data::Safe).unwrap();
     assert_eq!(name(&applied().unwrap()), "rescue");
     machine.seeded(&url);
     assert_eq!(applied(), None);
