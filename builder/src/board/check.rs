@@ -98,8 +98,8 @@ impl Chain<'_> {
 }
 
 /// Why a file can't be inherited from by the last of those above it.
-fn refused(above: &[String], parent: &String) -> Option<&'static str> {
-    if above.contains(parent) {
+fn refused(above: &[String], parent: &str) -> Option<&'static str> {
+    if above.iter().any(|name| name == parent) {
         return Some("which inherits from this one");
     }
     (above.len() >= MAX_DEPTH).then_some("which is one too many")

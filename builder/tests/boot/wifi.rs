@@ -102,6 +102,16 @@ fn wireless_networks_are_joined() {
     says(&mut owned, &wrong);
     let status = owned.operator(&["status"]);
     assert!(status.contains(&wrong), "{status}");
+    // So does the page on the screen.
+    let screen = owned.shell("cat /dev/vcs1");
+    for word in [
+        AGENT,
+        "certificate SHA-256",
+        "wifi: degraded: wlan0 isn't let in",
+        "Alt-F2",
+    ] {
+        assert!(screen.contains(word), "{word}: {screen}");
+    }
 
     // WPA2. An address comes over the air.
     owned.shell(

@@ -59,7 +59,10 @@ impl Manager {
                 wifi::PROGRAM
             )));
         }
-        wifi::unblock(&link.name)?;
+        // wpa_supplicant follows the switch, too.
+        if let Err(failure) = wifi::unblock(&link.name) {
+            say!("{}: {failure}", link.name);
+        }
         self.wifi.join(&link.name, access_points, country)
     }
 

@@ -48,7 +48,7 @@ impl Bench {
     }
 
     fn end(&mut self) {
-        for mut child in self.supplicant.take() {
+        if let Some(mut child) = self.supplicant.take() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
