@@ -17,7 +17,7 @@
 
 use std::fmt::Write;
 
-use slipway_images::hex::hex;
+use slipway_images::hex;
 use slipway_images::seed::Secret;
 use slipway_images::seed::network::{AccessPoint, WifiSecurity};
 

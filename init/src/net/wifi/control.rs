@@ -148,7 +148,6 @@ fn is_event(text: &str) -> bool {
 }
 
 /// Parses an event; none of what matters here: nothing.
-#[must_use]
 pub fn parse(text: &str) -> Option<(String, Event)> {
     let (interface, rest) = text.strip_prefix("IFNAME=")?.split_once(' ')?;
     let (_level, message) = rest.strip_prefix('<')?.split_once('>')?;
