@@ -9,14 +9,15 @@
 //! | `ssid=` | the network's name | in hexadecimal digits: any bytes, no quoting |
 //! | `scan_ssid=1` | `hidden` | it is asked for by name |
 //! | `priority=` | the order | the higher wins |
-//! | `psk="..."` | a passphrase | up to the line's last quotation mark, nothing is escaped (`wpa_config_parse_psk`) |
-//! | `psk=` | a key of WPA2 | 64 hexadecimal digits |
+//! | `psk=` | a key of WPA2, or what a passphrase stands for | 64 hexadecimal digits; in quotes a passphrase couldn't hold every `"` and `#` |
 //! | `sae_password=` | a passphrase of WPA3 | in hexadecimal digits |
 //! | `ieee80211w=` | | protection of management frames: 1 where the station has it, 2 always (WPA3) |
 //! | `bgscan=` | | looks for a better station of the network: every 30 s while it hears less than -70 dBm, else every 10 min |
 
 use std::fmt::Write;
 
+use pbkdf2::pbkdf2_hmac_array;
+use sha1::Sha1;
 use slipway_images::hex;
 use slipway_images::seed::Secret;
 use slipway_images::seed::network::{AccessPoint, WifiSecurity};
@@ -41,14 +42,19 @@ pub fn render(access_points: &[AccessPoint], country: Option<&str>) -> Secret {
         }
         let priority = access_points.len() - place;
         line(&mut text, "priority", &priority.to_string());
-        security(&mut text, &network.security);
+        security(&mut text, &network.security, &network.ssid);
         line(&mut text, "bgscan", "\"simple:30:-70:600\"");
         text.push_str("}\n");
     }
     Secret::new(text)
 }
 
-fn security(text: &mut String, security: &WifiSecurity) {
+/// The key that a passphrase of WPA2 stands for in a network (IEEE 802.11, J.4.1).
+fn key(passphrase: &str, ssid: &str) -> [u8; 32] {
+    pbkdf2_hmac_array::<Sha1, 32>(passphrase.as_bytes(), ssid.as_bytes(), 4096)
+}
+
+fn security(text: &mut String, security: &WifiSecurity, ssid: &str) {
     match security {
         WifiSecurity::Open => line(text, "key_mgmt", "NONE"),
         WifiSecurity::Wpa2(secret) => {
@@ -57,7 +63,7 @@ fn security(text: &mut String, security: &WifiSecurity) {
             line(text, "key_mgmt", "WPA-PSK WPA-PSK-SHA256");
             match secret.len() {
                 64 => line(text, "psk", secret),
-                _ => line(text, "psk", &format!("\"{secret}\"")),
+                _ => line(text, "psk", &hex(&key(secret, ssid))),
             }
             line(text, "ieee80211w", "1");
         }

@@ -51,6 +51,8 @@ pub struct Control {
     theirs: PathBuf,
     /// Events that came while an answer was waited for.
     events: VecDeque<(String, Event)>,
+    /// Whether something was to be done meanwhile.
+    woken: bool,
 }
 
 impl Control {
@@ -65,6 +67,7 @@ impl Control {
             socket: UnixDatagram::bind(&ours).context(ours.display())?,
             theirs: directory.join(THEIRS),
             events: VecDeque::new(),
+            woken: false,
         })
     }
 
@@ -89,7 +92,7 @@ impl Control {
             }
             match self.receive(left)? {
                 Some(text) if is_event(&text) => self.events.extend(parse(&text)),
-                Some(text) if text.is_empty() => {}
+                Some(text) if text.is_empty() => self.woken = true,
                 Some(text) => return Ok(matches!(text.trim(), "OK" | "PONG")),
                 None => {}
             }
@@ -104,6 +107,9 @@ impl Control {
     pub fn next(&mut self, patience: Duration) -> io::Result<Option<(String, Event)>> {
         if let Some(event) = self.events.pop_front() {
             return Ok(Some(event));
+        }
+        if std::mem::take(&mut self.woken) {
+            return Ok(None);
         }
         let until = Instant::now() + patience;
         loop {

@@ -213,6 +213,7 @@ impl Thread {
         if self.attached {
             self.reconcile(&wanted)?;
         }
+        self.tell();
         let patience = match (self.attached, wanted.is_empty()) {
             (_, true) => Duration::from_secs(3600),
             (true, false) => SILENCE,
