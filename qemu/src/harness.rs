@@ -50,6 +50,8 @@ pub struct Setup {
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// The machine's serial number in SMBIOS.
     pub serial: Option<String>,
+    /// Raw images that are further disks; never written to.
+    pub volumes: Vec<PathBuf>,
     /// Directories to look for firmware in, beside the host's.
     pub firmware_dirs: Vec<PathBuf>,
     /// Firmware that enforces Secure Boot.
@@ -82,6 +84,7 @@ impl Setup {
             ports: Vec::new(),
             fw_cfg: Vec::new(),
             serial: None,
+            volumes: Vec::new(),
             firmware_dirs: Vec::new(),
             secure_boot: false,
             vars: None,
@@ -156,6 +159,16 @@ impl Node {
             cache: setup.cache,
             read_only: false,
         }];
+        for volume in &setup.volumes {
+            let path =
+                std::path::absolute(volume).map_err(|e| Error::io("resolving a volume", e))?;
+            machine.disks.push(Disk {
+                path,
+                format: DiskFormat::Raw,
+                cache: setup.cache,
+                read_only: true,
+            });
+        }
         for (index, (name, content)) in setup.fw_cfg.into_iter().enumerate() {
             let path = PathBuf::from(format!("fw_cfg-{index}"));
             crate::state::write_private(&dir.path().join(&path), &content)?;
