@@ -5,12 +5,11 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
-use slipway_images::bundle::{Source, wire};
+use slipway_images::bundle::wire;
 use slipway_images::node::update::{
     How, PUSH_PROTOCOL, Reboot, Update, UpdateOrder, UpdateState, UpdateStep,
 };
@@ -132,14 +131,12 @@ fn fetch(client: &Client, url: &str, how: How, progress: &Progress) -> Result<Up
     let body = serde_json::to_value(&order)
         .map_err(|e| Error::new(Kind::Bug, format!("writing the order: {e}")))?;
     let mut update: Update = client.send("POST", "/v1/update", Some(&body))?;
+    progress.say("the node goes on by itself; `slipway node update --cancel` stops it");
     let mut steps = Steps::new(progress);
     let mut patience = Patience::default();
     while update.state == UpdateState::Running {
         steps.show(&update);
         std::thread::sleep(LOOK);
-        progress.check().map_err(|error| {
-            error.hint("the node goes on by itself; `slipway node update --cancel` stops it")
-        })?;
         match client.get("/v1/update") {
             Ok(found) => {
                 update = found;
@@ -155,10 +152,7 @@ fn fetch(client: &Client, url: &str, how: How, progress: &Progress) -> Result<Up
 /// Pushes it, again when the connection breaks.
 fn push(client: &Client, file: &str, how: How, progress: &Progress) -> Result<Update> {
     let path = std::path::Path::new(file);
-    let mut bundle = Checked {
-        file: File::open(path).at("opening", path)?,
-        progress,
-    };
+    let mut bundle = File::open(path).at("opening", path)?;
     let query = format!(
         "/v1/update/push?reboot={}&allow-downgrade={}&force={}",
         how.reboot, how.allow_downgrade, how.force
@@ -183,7 +177,6 @@ fn push(client: &Client, file: &str, how: How, progress: &Progress) -> Result<Up
                 .map_err(|e| Error::new(Kind::Network, format!("{} broke off: {e}", client.at)))
         });
         drop(steps);
-        progress.check()?;
         if came {
             patience = Patience::default();
         }
@@ -195,23 +188,6 @@ fn push(client: &Client, file: &str, how: How, progress: &Progress) -> Result<Up
             }
             Err(error) => patience.with(error, progress)?,
         }
-    }
-}
-
-/// A file that is read until Ctrl-C.
-struct Checked<'a> {
-    file: File,
-    progress: &'a Progress,
-}
-
-impl Source for Checked<'_> {
-    fn size(&mut self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.progress.check().map_err(io::Error::other)?;
-        Source::read_at(&mut self.file, offset, buffer)
     }
 }
 
@@ -233,7 +209,7 @@ impl Patience {
             progress.warn(&format!("{}; trying again", error.message()));
         }
         std::thread::sleep(AGAIN.0);
-        progress.check()
+        Ok(())
     }
 }
 

@@ -60,11 +60,11 @@ impl Owned {
         }
     }
 
-    fn at(&self, path: &str) -> PathBuf {
+    pub fn at(&self, path: &str) -> PathBuf {
         self.scratch.path().join(path)
     }
 
-    fn command(&self, credential: &str, args: &[&str]) -> Command {
+    pub fn command(&self, credential: &str, args: &[&str]) -> Command {
         let mut command = slipway();
         command
             .arg("node")

@@ -18,6 +18,7 @@ mod flashed;
 mod immutable;
 mod machine;
 mod slots;
+mod update;
 
 use std::time::Duration;
 

@@ -61,7 +61,10 @@ fn root(owner: &Owner, running: &Version, update: Value) -> tempfile::TempDir {
     write("usr/lib/slipway/update-keys/a.pem", pem.as_bytes());
     let line = format!("quiet roothash={}\n", running.root_hash());
     write("proc/cmdline", line.as_bytes());
-    write("proc/self/mountinfo", b"1 0 254:0 / / ro - ext4 /dev/dm-0 ro\n");
+    write(
+        "proc/self/mountinfo",
+        b"1 0 254:0 / / ro - ext4 /dev/dm-0 ro\n",
+    );
 
     // The disk as the kernel shows it, with the root on slot a below dm-verity.
     write("sys/dev/block/254:0/uevent", b"DEVNAME=dm-0\n");
@@ -75,7 +78,10 @@ fn root(owner: &Owner, running: &Version, update: Value) -> tempfile::TempDir {
     let esp = at("dev/vda1");
     let mkfs = ["-F", "32", "-s", "1", "-C", esp.to_str().unwrap(), "34816"];
     tool("mkfs.vfat", &mkfs);
-    tool("mmd", &["-i", esp.to_str().unwrap(), "::/EFI", "::/EFI/Linux"]);
+    tool(
+        "mmd",
+        &["-i", esp.to_str().unwrap(), "::/EFI", "::/EFI/Linux"],
+    );
     let mut volume = Volume::open(open(&esp)).unwrap();
     let path = format!("{DIRECTORY}/{}", shipped_name());
     let file = volume.create(&path, running.kernel.len() as u32).unwrap();
@@ -110,7 +116,10 @@ fn has(node: &Node, version: &Version) {
     assert_eq!((status.b.state, status.next), (State::Trial, Some(Slot::B)));
     assert_eq!(status.b.version, Some(version.name()));
     let told = fs::read(node.at("run/slipway/slots.json")).unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&told).unwrap(), json!(status));
+    assert_eq!(
+        serde_json::from_slice::<Value>(&told).unwrap(),
+        json!(status)
+    );
     let wanted = [&version.root[..], &version.tree().bytes].concat();
     let written = fs::read(node.at("dev/vda3")).unwrap();
     assert!(written[..wanted.len()] == wanted);
@@ -139,7 +148,10 @@ fn ended(node: &Node, owner: &Owner) -> Value {
 
 fn order(node: &Node, owner: &Owner, url: &str, more: Value) -> common::Reply {
     let mut order = json!({"url": url, "reboot": "never"});
-    order.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    order
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
     node.ask(&owner.operator, "POST", "/v1/update", Some(&order))
 }
 
@@ -203,7 +215,10 @@ fn a_bundle_is_pushed_and_staged_and_only_what_is_missing_is_wanted() {
     assert!(read < size / 2, "{read} of {size}");
     assert_eq!(update(&node, &owner)["state"], "staged");
     let events = node.get(&owner.reader, "/v1/events").text();
-    assert!(events.contains("is staged: the next boot takes it"), "{events}");
+    assert!(
+        events.contains("is staged: the next boot takes it"),
+        "{events}"
+    );
     // No debug build of it took more, either.
     let peak = node.kib("VmHWM");
     assert!(peak < 64 << 10, "{peak} KiB");
@@ -231,7 +246,10 @@ fn what_is_staged_is_rebooted_into_as_asked() {
     let (last, _) = push(&node, &owner, bytes, &format!("reboot={later}"));
     assert_eq!(last["reboot"], later);
     let kept = node.at("var/lib/slipway/update/order.json");
-    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&kept).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     let root = node.stop();
     let text = fs::read_to_string(root.path().join("var/lib/slipway/update/order.json")).unwrap();
     let node = Node::start_in(root, &[]);
@@ -307,7 +325,11 @@ fn a_stopped_update_is_not_gone_on_with() {
     until("it writes", || update(&node, &owner)["step"] == "write");
     let refused = node.ask(&owner.reader, "DELETE", "/v1/update", None);
     assert_eq!(refused.status, 403);
-    assert_eq!(node.ask(&owner.operator, "DELETE", "/v1/update", None).status, 200);
+    assert_eq!(
+        node.ask(&owner.operator, "DELETE", "/v1/update", None)
+            .status,
+        200
+    );
     let last = ended(&node, &owner);
     assert_eq!(last["state"], "stopped", "{last}");
     assert_eq!(slots(node.root.path()).status().b.state, State::Empty);
@@ -330,13 +352,22 @@ fn what_is_refused_leaves_the_slot_alone() {
         ("/signed", Draft::new(&new, &[]).bundle(&key(2)), "sign"),
         ("/board", board.bundle(&key(1)), "is for board other"),
         ("/needs", needs.bundle(&key(1)), "needs wings"),
-        ("/older", bundle(&Version::first(), &[]), "--allow-downgrade"),
+        (
+            "/older",
+            bundle(&Version::first(), &[]),
+            "--allow-downgrade",
+        ),
         ("/cut", cut, "cut off"),
         ("/same", bundle(&old, &[]), "runs already"),
     ];
     let files = cases.clone();
     let server = Server::new(
-        move |path| files.iter().find(|(p, ..)| *p == path).map(|(_, b, _)| b.clone()),
+        move |path| {
+            files
+                .iter()
+                .find(|(p, ..)| *p == path)
+                .map(|(_, b, _)| b.clone())
+        },
         |_| Mood::Fine,
     );
     let node = Node::start_in(root(&owner, &old, json!({})), &[]);
@@ -344,7 +375,10 @@ fn what_is_refused_leaves_the_slot_alone() {
         order(&node, &owner, &server.url(path), json!({}));
         let last = ended(&node, &owner);
         assert_eq!(last["state"], "failed", "{path}: {last}");
-        assert!(last["note"].as_str().unwrap().contains(words), "{path}: {last}");
+        assert!(
+            last["note"].as_str().unwrap().contains(words),
+            "{path}: {last}"
+        );
         is_untouched(&node);
     }
     order(&node, &owner, &server.url("/none"), json!({}));
@@ -389,7 +423,11 @@ fn index(version: &Version, bytes: &[u8], sequence: u64, percent: u8) -> Vec<u8>
         head: bundle.head(),
         percent,
     };
-    sign(&channel::KIND, &serde_json::to_vec(&index).unwrap(), &key(1))
+    sign(
+        &channel::KIND,
+        &serde_json::to_vec(&index).unwrap(),
+        &key(1),
+    )
 }
 
 #[test]
@@ -428,7 +466,9 @@ fn a_channel_is_followed_as_far_as_it_is_to_be_believed() {
     // Another bundle than the one that is named.
     show(index(&new, &bundle(&new, &[]), 9, 100));
     until("it is refused", || {
-        update(&node, &owner)["note"].to_string().contains("isn't the one")
+        update(&node, &owner)["note"]
+            .to_string()
+            .contains("isn't the one")
     });
     is_untouched(&node);
     show(index(&new, &bytes, 10, 100));
