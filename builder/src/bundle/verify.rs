@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use slipway_images::bundle::segment::FrameHead;
 use slipway_images::bundle::{
-    Allow, Bundle, Digest, KernelPlace, NodeFacts, Places, RootPlace, Source as _, Step,
+    Allow, Bundle, Digest, KernelPlace, NodeFacts, Places, RootPlace, Step,
 };
 use slipway_images::slot::{Disk, SlotError};
 use slipway_images::verity;
@@ -54,7 +54,7 @@ pub fn verify(path: &Path, key: &Path, progress: &Progress) -> Result<Verified> 
     let mut file = File::open(path).at("opening", path)?;
     let bundle = Bundle::open(&mut file, &[key]).map_err(|e| refused(path, &e))?;
     let manifest = bundle.manifest().clone();
-    let deltas = check_deltas(path, &mut file, &bundle, progress)?;
+    let deltas = check_deltas(path, &file, &bundle, progress)?;
 
     // A node that takes everything and has nothing.
     let requires: Vec<&str> = manifest.requires.iter().map(String::as_str).collect();
@@ -107,12 +107,7 @@ pub fn verify(path: &Path, key: &Path, progress: &Progress) -> Result<Verified> 
 }
 
 /// Whether the deltas' pieces are as signed.
-fn check_deltas(
-    path: &Path,
-    file: &mut File,
-    bundle: &Bundle,
-    progress: &Progress,
-) -> Result<usize> {
+fn check_deltas(path: &Path, file: &File, bundle: &Bundle, progress: &Progress) -> Result<usize> {
     let manifest = bundle.manifest();
     let mut at = bundle.pieces() + manifest.stored_full();
     let mut count = 0;
@@ -120,7 +115,7 @@ fn check_deltas(
         for delta in &base.deltas {
             progress.check()?;
             let mut piece = vec![0; delta.stored.size as usize];
-            file.read_at(at, &mut piece).at("reading", path)?;
+            file.read_exact_at(&mut piece, at).at("reading", path)?;
             let place = manifest.place(delta.payload, delta.segment as usize);
             let head = FrameHead::parse(&piece).ok();
             let right = Digest::of(&piece) == delta.stored.sha256
