@@ -342,8 +342,13 @@ impl Maker<'_> {
 fn compress(bytes: &[u8], prefix: &[u8], level: i32) -> Result<Vec<u8>, usize> {
     let mut encoder = CCtx::create();
     encoder.set_parameter(CParameter::CompressionLevel(level))?;
+    // All of a segment, and of a prefix with it.
+    let window = match prefix.is_empty() {
+        true => SEGMENT.ilog2(),
+        false => segment::WINDOW_LOG,
+    };
+    encoder.set_parameter(CParameter::WindowLog(window))?;
     if !prefix.is_empty() {
-        encoder.set_parameter(CParameter::WindowLog(segment::WINDOW_LOG))?;
         encoder.set_parameter(CParameter::EnableLongDistanceMatching(true))?;
         encoder.ref_prefix(prefix)?;
     }
