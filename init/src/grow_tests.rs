@@ -191,7 +191,8 @@ fn an_encrypted_volume_is_not_taken_for_an_empty_partition() {
         volume.write(&mut device, label, |_| Ok(())).unwrap();
         let mut disk = open(&file);
         disk.seek(SeekFrom::Start(data)).unwrap();
-        disk.write_all(&std::fs::read(part.path()).unwrap()).unwrap();
+        disk.write_all(&std::fs::read(part.path()).unwrap())
+            .unwrap();
         let grown = grow(&mut disk, b"seed").unwrap();
         let found = (grown.data_unfinished, grown.changed);
         assert_eq!(found, (unfinished, !unfinished), "{label}");

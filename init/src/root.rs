@@ -317,8 +317,7 @@ fn find_seed(root: &mut Root) -> Outcome {
                 // Of a seed that is refused, too: what is there is opened all the same.
                 root.keys.passphrase = files.passphrase;
                 let base = Path::new("/");
-                let seed =
-                    seed::accept(base, &files.documents, &from, &root.names, Data::NotYet)?;
+                let seed = seed::accept(base, &files.documents, &from, &root.names, Data::NotYet)?;
                 Ok((seed, format!("from {from}")))
             }
             Source::Url(url, by) => {

@@ -264,7 +264,11 @@ fn a_flashed_node_is_reached_changed_and_reset() {
     fs::remove_dir_all(owned.node.dir().join("tpm")).unwrap();
     owned.node.power_on();
     let locked = "sealed by another TPM";
-    owned.wait_booted("from the boot partition", locked, "without a data partition");
+    owned.wait_booted(
+        "from the boot partition",
+        locked,
+        "without a data partition",
+    );
     owned.node.power_down(2 * MINUTE);
 
     let card = owned.at("card");
@@ -280,7 +284,8 @@ const WRITE_MARKS: &str =
 fn nothing_lies_in_the_clear(disk: &Path) {
     let has = |text: &str| {
         let mut grep = Command::new("grep");
-        grep.env("LC_ALL", "C").args(["--quiet", "--binary-files=text", "-F", text]);
+        grep.env("LC_ALL", "C")
+            .args(["--quiet", "--binary-files=text", "-F", text]);
         grep.arg(disk).status().unwrap().success()
     };
     // The header's label: the disk is read.

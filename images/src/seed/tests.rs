@@ -156,10 +156,16 @@ fn encryption_is_a_choice_of_two() {
         ("passphrase-file", Encrypt::PassphraseFile),
     ] {
         let parsed = encrypt(wish).unwrap();
-        assert_eq!((parsed.seed.data.encrypt, parsed.warnings), (Some(meant), vec![]));
+        assert_eq!(
+            (parsed.seed.data.encrypt, parsed.warnings),
+            (Some(meant), vec![])
+        );
     }
     let text = encrypt("yes").unwrap_err().to_string();
-    assert!(text.contains(":4:14") && text.contains("passphrase-file"), "{text}");
+    assert!(
+        text.contains(":4:14") && text.contains("passphrase-file"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -90,7 +90,13 @@ impl Fetcher<'_> {
                 };
             }
         };
-        match accept(self.root, &fetched.files, &url.to_string(), names, self.data) {
+        match accept(
+            self.root,
+            &fetched.files,
+            &url.to_string(),
+            names,
+            self.data,
+        ) {
             Ok(seed) => (Some(seed), self.keep(url, &fetched, kept.as_ref(), keep)),
             Err(failure) => {
                 let Some(kept) = kept else {

@@ -18,7 +18,10 @@ fn the_files_that_are_there_are_read() {
     assert_eq!(files.meta_data, Some(Secret::new("instance-id: a\n")));
     assert_eq!(files.network_config, None);
     fs::write(dir.path().join("passphrase"), "open\n").unwrap();
-    assert_eq!(read().unwrap().unwrap().passphrase, Some(Secret::new("open\n")));
+    assert_eq!(
+        read().unwrap().unwrap().passphrase,
+        Some(Secret::new("open\n"))
+    );
     fs::write(dir.path().join("network-config"), [0xff]).unwrap();
     let failure = read().unwrap_err();
     assert!(failure.0.contains("network-config of x"), "{failure}");
@@ -50,7 +53,11 @@ fn an_applied_seed_takes_the_place_of_the_one_it_was_applied_over() {
     // Over nothing, and nothing is there.
     store(NOTHING, "#cloud-config\nhostname: b\n");
     assert_eq!(
-        applied(root.path(), Data::Safe).unwrap().unwrap().hostname.as_deref(),
+        applied(root.path(), Data::Safe)
+            .unwrap()
+            .unwrap()
+            .hostname
+            .as_deref(),
         Some("b")
     );
     assert!(seed(&file).unwrap().contains("\"b\""));
@@ -61,7 +68,12 @@ fn an_applied_seed_takes_the_place_of_the_one_it_was_applied_over() {
     assert_eq!(seed(&file), None);
     // One that this image doesn't understand is said, and changes nothing.
     store(&another, "#cloud-config\nhostname: [b]\n");
-    assert!(applied(root.path(), Data::Safe).unwrap_err().0.contains("user-data:2"));
+    assert!(
+        applied(root.path(), Data::Safe)
+            .unwrap_err()
+            .0
+            .contains("user-data:2")
+    );
     assert_eq!(seed(&file), None);
 }
 
@@ -214,6 +226,11 @@ fn encryption_is_refused_where_data_is_in_the_clear() {
     assert!(accepted(Data::NotYet).is_ok() && accepted(Data::Safe).is_ok());
     fs::remove_file(root.path().join("run/slipway/seed.json")).unwrap();
     let failure = accepted(Data::InTheClear).unwrap_err();
-    assert!(failure.0.contains("slipway.data.encrypt: the data partition"), "{failure}");
+    assert!(
+        failure
+            .0
+            .contains("slipway.data.encrypt: the data partition"),
+        "{failure}"
+    );
     assert!(!root.path().join("run/slipway/seed.json").exists());
 }

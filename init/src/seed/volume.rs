@@ -84,11 +84,7 @@ fn labelled<D: Read + Seek>(device: &mut D) -> Option<Kind> {
 ///
 /// # Errors
 /// When it can't be mounted, or a file on it can't be read.
-pub fn read(
-    modules: &mut Modules,
-    device: &Path,
-    kind: Kind,
-) -> Result<Option<Files>, Failure> {
+pub fn read(modules: &mut Modules, device: &Path, kind: Kind) -> Result<Option<Files>, Failure> {
     let shown = device.display();
     for module in kind.modules() {
         // Mounting tells whether one was really needed.
