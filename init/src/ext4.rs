@@ -91,7 +91,11 @@ impl Superblock {
     /// I/O errors other than the end of the device.
     pub fn read_at<D: Read + Seek>(device: &mut D, offset: u64) -> io::Result<Option<Self>> {
         let mut bytes = [0; 1024];
-        device.seek(SeekFrom::Start(offset))?;
+        match device.seek(SeekFrom::Start(offset)) {
+            // lseek(2) refuses to go behind the end of a block device.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Ok(None),
+            other => other?,
+        };
         match device.read_exact(&mut bytes) {
             Ok(()) => Ok(Self::parse(&bytes)),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
@@ -171,6 +175,26 @@ mod tests {
             .unwrap();
         assert_eq!(copy.uuid, sb.uuid);
         assert_eq!(Superblock::read_at(&mut device, 1 << 40).unwrap(), None);
+    }
+
+    /// A block device, whose end can't be passed.
+    struct Short;
+
+    impl Read for Short {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Ok(0)
+        }
+    }
+
+    impl Seek for Short {
+        fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
+    }
+
+    #[test]
+    fn behind_the_end_of_a_block_device_there_is_none() {
+        assert_eq!(Superblock::read_at(&mut Short, 1 << 40).unwrap(), None);
     }
 
     #[test]

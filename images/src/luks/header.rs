@@ -100,7 +100,11 @@ pub(super) fn look<D: Read + Seek>(
     which: Which,
 ) -> io::Result<Seen> {
     let mut bytes = Vec::new();
-    device.seek(SeekFrom::Start(base.saturating_add(offset)))?;
+    match device.seek(SeekFrom::Start(base.saturating_add(offset))) {
+        // lseek(2) refuses to go behind the end of a block device.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Ok(Seen::Nothing),
+        other => other?,
+    };
     device
         .by_ref()
         .take(BINARY as u64)
