@@ -114,18 +114,18 @@ pub fn forget(device: &Path, found: &Found) -> Result<Option<String>, Failure> {
             let mut file = opened.context(device.display())?;
             // First: without them the rest is noise.
             volume.destroy_keys(&mut file, |file| file.sync_all())?;
-            let wiped = wipe(device, &[volume.areas().start..u64::MAX])?;
+            let wiped = wipe(device, std::iter::once(volume.areas().start..u64::MAX))?;
             return Ok(Some(format!("reset: keys destroyed, {}", wiped.note())));
         }
         _ => return Ok(None),
     };
     let ranges = [kept..FIRST_BACKUP, FIRST_BACKUP + kept..u64::MAX];
-    Ok(Some(format!("reset: {}", wipe(device, &ranges)?.note())))
+    Ok(Some(format!("reset: {}", wipe(device, ranges)?.note())))
 }
 
 /// What became of the old content at a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wiped {
+enum Wiped {
     /// It reads as zeros.
     Zeroed,
     /// The device was told that it isn't needed any more; what it does with it is its own.
@@ -152,7 +152,7 @@ const KEPT: u64 = 1 << 20;
 ///
 /// # Errors
 /// When the device can't be opened; that it can't wipe is none.
-pub fn wipe(device: &Path, ranges: &[Range<u64>]) -> Result<Wiped, Failure> {
+fn wipe(device: &Path, ranges: impl IntoIterator<Item = Range<u64>>) -> Result<Wiped, Failure> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -161,7 +161,9 @@ pub fn wipe(device: &Path, ranges: &[Range<u64>]) -> Result<Wiped, Failure> {
     let size = file
         .seek(SeekFrom::End(0))
         .context(format_args!("measuring {}", device.display()))?;
-    let ranges = ranges.iter().map(|range| range.start..range.end.min(size));
+    let ranges = ranges
+        .into_iter()
+        .map(|range| range.start..range.end.min(size));
     let mut wiped = Wiped::Zeroed;
     for range in ranges.filter(|range| !range.is_empty()) {
         let (from, length) = (range.start, range.end - range.start);

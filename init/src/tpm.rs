@@ -2,18 +2,6 @@
 //! its PCR 7 is what it was: the state and the keys of Secure Boot, as the firmware measured
 //! them. (Not the kernel: each update would lock the node out.)
 //!
-//! A command and its answer, all numbers big-endian:
-//!
-//! | offset | size | command | answer |
-//! |---|---|---|---|
-//! | 0 | 2 | tag: 0x8001, or 0x8002 with an authorisation | the same |
-//! | 2 | 4 | bytes in all | bytes in all |
-//! | 6 | 4 | command code | response code, 0 for good |
-//! | 10 | 4 each | handles | a handle, of commands that make one |
-//! | | 4 | with 0x8002: bytes of the authorisation | with 0x8002: bytes of the parameters |
-//! | | | the authorisation: session, nonce (none), attributes (0), HMAC (none) | |
-//! | | | parameters | parameters, then what belongs to the session |
-//!
 //! | command | code | here |
 //! |---|---|---|
 //! | CreatePrimary | 0x131 | the storage key, the same each time: P-256 in the owner's hierarchy |
@@ -27,6 +15,8 @@
 //! Source: TCG, TPM 2.0 Library, parts 2 and 3. The header of the volume keeps what Create
 //! gave, which is of no use to another TPM.
 
+mod wire;
+
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -37,6 +27,7 @@ use serde_json::{Map, Value, json};
 use slipway_images::luks::Random;
 use zeroize::Zeroizing;
 
+use self::wire::{Answer, Bytes, WITHOUT, authorised, command, refused, short};
 use crate::modules::Modules;
 use crate::phase::{Context, Failure};
 
@@ -50,9 +41,6 @@ const TOKEN: &str = "slipway-tpm2";
 const ANSWER_MAX: usize = 4096;
 /// Random bytes of a secret, which is their hexadecimal digits.
 const SECRET: usize = 32;
-
-const WITHOUT: u16 = 0x8001;
-const WITH_SESSION: u16 = 0x8002;
 
 const OWNER: u32 = 0x4000_0001;
 const NOBODY: u32 = 0x4000_0007;
@@ -353,90 +341,6 @@ impl<T: Read + Write> Tpm<T> {
             0 => Ok(rest.0.to_vec()),
             code => Err(refused(doing, code)),
         }
-    }
-}
-
-/// Response codes whose low bits say the same, whichever parameter they are about.
-fn refused(doing: &str, code: u32) -> Failure {
-    let why = match code & 0xbf {
-        0x9d => {
-            "PCR 7 isn't what it was when the key was sealed: Secure Boot was switched on or \
-             off, or its keys were changed"
-        }
-        0x9f => "the key was sealed by another TPM, or this one was cleared since",
-        _ => return Failure(format!("the TPM, {doing}: response code {code:#x}")),
-    };
-    Failure(format!("the TPM, {doing}: {why}"))
-}
-
-fn short() -> Failure {
-    Failure("the TPM answers what makes no sense".into())
-}
-
-fn command(tag: u16, code: u32, body: &Bytes) -> Bytes {
-    let length = u32::try_from(10 + body.0.len()).unwrap_or(u32::MAX);
-    Bytes::default().u16(tag).u32(length).u32(code).raw(&body.0)
-}
-
-fn authorised(code: u32, handle: u32, session: u32, parameters: &Bytes) -> Bytes {
-    let authorisation = Bytes::default()
-        .u32(session)
-        .sized(&[])
-        .raw(&[0])
-        .sized(&[]);
-    let length = u32::try_from(authorisation.0.len()).unwrap_or(u32::MAX);
-    let body = Bytes::default()
-        .u32(handle)
-        .u32(length)
-        .raw(&authorisation.0)
-        .raw(&parameters.0);
-    command(WITH_SESSION, code, &body)
-}
-
-/// Bytes of a command; wiped when they go.
-#[derive(Default)]
-struct Bytes(Zeroizing<Vec<u8>>);
-
-impl Bytes {
-    fn raw(mut self, bytes: &[u8]) -> Self {
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    fn u16(self, number: u16) -> Self {
-        self.raw(&number.to_be_bytes())
-    }
-
-    fn u32(self, number: u32) -> Self {
-        self.raw(&number.to_be_bytes())
-    }
-
-    /// Behind their length in 16 bits. What is sent here is short.
-    fn sized(self, bytes: &[u8]) -> Self {
-        let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-        self.u16(length).raw(bytes)
-    }
-}
-
-/// What is left of an answer.
-struct Answer<'a>(&'a [u8]);
-
-impl<'a> Answer<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Failure> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or_else(short)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn u32(&mut self) -> Result<u32, Failure> {
-        let bytes = self.take(4)?.try_into();
-        bytes.map(u32::from_be_bytes).map_err(|_| short())
-    }
-
-    fn sized(&mut self) -> Result<&'a [u8], Failure> {
-        let length: Result<[u8; 2], _> = self.take(2)?.try_into();
-        let length = length.map(u16::from_be_bytes).map_err(|_| short())?;
-        self.take(usize::from(length))
     }
 }
 

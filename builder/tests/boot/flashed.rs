@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use slipway_images::node::PORT;
-use slipway_images::seed::Encrypt;
 use slipway_qemu::harness::{Node, Setup};
 use slipway_qemu::machine::OnReboot;
 
@@ -30,8 +29,8 @@ pub struct Owned {
 }
 
 impl Owned {
-    /// With the key of its data where the seed says.
-    fn flashed(encrypt: Encrypt) -> Self {
+    /// With its data encrypted, or plain.
+    fn flashed(encrypt: bool) -> Self {
         let scratch = seeds();
         let at = |path: &str| scratch.path().join(path);
         for key in ["key", "unknown"] {
@@ -45,7 +44,9 @@ impl Owned {
             &seed.join("user-data"),
             "write_files:\n- {path: /var/lib/first, content: whole}\n- {path: /etc/mark, content: flashed}\n",
         );
-        encrypted(&seed, encrypt);
+        if encrypt {
+            encrypted(&seed);
+        }
         run(slipway()
             .arg("flash")
             .args([&image(), &at("card")])
@@ -55,7 +56,7 @@ impl Owned {
         let mut setup = Setup::new(at("card"));
         setup.ports = vec![PORT, SSH];
         setup.on_reboot = OnReboot::Restart;
-        setup.tpm = encrypt == Encrypt::Tpm2;
+        setup.tpm = encrypt;
         Self::boot(setup, scratch)
     }
 
@@ -180,7 +181,7 @@ impl Owned {
 #[test]
 #[ignore = "boots a machine: run with --ignored"]
 fn a_flashed_node_is_reached_changed_and_reset() {
-    let mut owned = Owned::flashed(Encrypt::Tpm2);
+    let mut owned = Owned::flashed(true);
     let made = "encrypted, its key kept by the TPM, filesystem made";
     let opened = "encrypted, opened by the TPM";
     owned.wait_booted("from the boot partition", made, "none");
@@ -269,7 +270,8 @@ fn a_flashed_node_is_reached_changed_and_reset() {
     owned.node.power_down(2 * MINUTE);
 
     // Its disk in a machine with another TPM.
-    fs::remove_dir_all(owned.node.dir().join("tpm")).unwrap();
+    let tpm = owned.node.dir().join("tpm");
+    fs::rename(&tpm, tpm.with_extension("old")).unwrap();
     owned.node.power_on();
     let locked = "sealed by another TPM";
     owned.wait_booted(
@@ -315,15 +317,14 @@ const STEPS: [&str; 8] = [
 #[test]
 #[ignore = "boots a machine: run with --ignored"]
 fn power_cuts_in_the_first_boot_are_made_good_by_the_next() {
-    let mut owned = Owned::flashed(Encrypt::PassphraseFile);
+    let mut owned = Owned::flashed(false);
     for step in STEPS {
         let line = owned.node.wait_console(step, 3 * MINUTE);
         assert!(!line.contains("FAILED"), "{line}");
         owned.node.cut_power();
         owned.node.power_on();
     }
-    let opened = "encrypted, opened by the seed's passphrase";
-    owned.wait_booted("from the boot partition", opened, "none");
+    owned.wait_booted("from the boot partition", "", "none");
     let files = owned.shell("cat /etc/mark /var/lib/first");
     assert!(
         files.contains("flashed") && files.contains("whole"),
@@ -374,19 +375,12 @@ pub fn slipway() -> Command {
     command
 }
 
-/// Has a seed ask for encryption. Its `slipway` is the last of its keys.
-fn encrypted(seed: &Path, encrypt: Encrypt) {
-    let wish = match encrypt {
-        Encrypt::Tpm2 => "tpm2",
-        Encrypt::PassphraseFile => {
-            fs::write(seed.join("passphrase"), "correct horse\n").unwrap();
-            "passphrase-file"
-        }
-    };
+/// Has a seed ask for encryption with the key in the TPM.
+fn encrypted(seed: &Path) {
     let path = seed.join("user-data");
     let text = fs::read_to_string(&path).unwrap();
-    let with = format!("slipway:\n  data:\n    encrypt: {wish}\n");
-    fs::write(path, text.replacen("slipway:\n", &with, 1)).unwrap();
+    let with = "slipway:\n  data:\n    encrypt: tpm2\n";
+    fs::write(path, text.replacen("slipway:\n", with, 1)).unwrap();
 }
 
 /// The line of user-data that gives root a key.
