@@ -243,7 +243,10 @@ fn inputs(
     if !request.update_keys.is_empty() {
         let mut keys: Vec<String> = request.update_keys.iter().map(PublicKey::pem).collect();
         keys.sort();
-        sources.insert("update-keys".to_owned(), digest::hex(keys.concat().as_bytes()));
+        sources.insert(
+            "update-keys".to_owned(),
+            digest::hex(keys.concat().as_bytes()),
+        );
     }
     let versions = tools.versions();
     if let Some(path) = &request.locked {

@@ -81,7 +81,12 @@ struct BuildArgs {
     locked: Option<PathBuf>,
     /// A public key that nodes with this image take updates from. Can be given more than
     /// once; without any they take none.
-    #[arg(long, env = "SLIPWAY_UPDATE_KEY", value_delimiter = ',', value_name = "PUB")]
+    #[arg(
+        long,
+        env = "SLIPWAY_UPDATE_KEY",
+        value_delimiter = ',',
+        value_name = "PUB"
+    )]
     update_key: Vec<PathBuf>,
     /// Go on without the updates of a Debian suite whose index is past its date
     /// on the mirror (it is refused by default), and note it in the manifest.

@@ -102,7 +102,9 @@ mod tests {
     fn noise(len: usize, seed: u64) -> Vec<u8> {
         let mut state = seed;
         let next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 33) as u8
         };
         std::iter::repeat_with(next).take(len).collect()

@@ -136,12 +136,18 @@ impl Image {
         let task = progress.task("hashing the root filesystem", Some(self.root_size));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let salt = verity::salt(&self.info.board);
-        let all = [0..blocks.get()];
-        let tree = verity::tree(blocks, &all, &salt, threads, |block, buffer: &mut [u8]| {
-            progress.check()?;
-            task.add(buffer.len() as u64);
-            self.read_root(block * BLOCK, buffer)
-        })?;
+        let all = 0..blocks.get();
+        let tree = verity::tree(
+            blocks,
+            std::slice::from_ref(&all),
+            &salt,
+            threads,
+            |block, buffer: &mut [u8]| {
+                progress.check()?;
+                task.add(buffer.len() as u64);
+                self.read_root(block * BLOCK, buffer)
+            },
+        )?;
         if tree.root == self.root_hash {
             return Ok(());
         }

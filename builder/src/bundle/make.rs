@@ -223,7 +223,10 @@ impl Maker<'_> {
         };
         if old.info.board != new.board {
             let board = &old.info.board;
-            return Err(refuse(format!("it is for board {board}, not {}", new.board)));
+            return Err(refuse(format!(
+                "it is for board {board}, not {}",
+                new.board
+            )));
         }
         if old.root_hash == new.root_hash {
             return Err(refuse("it is the same image as the new one".to_owned()));
@@ -235,8 +238,10 @@ impl Maker<'_> {
                 marks.add(&old.read(name, start, SEGMENT)?);
             }
         }
-        let segments: Vec<(PayloadName, usize, Stored)> =
-            new.full().map(|(name, n, stored)| (name, n, *stored)).collect();
+        let segments: Vec<(PayloadName, usize, Stored)> = new
+            .full()
+            .map(|(name, n, stored)| (name, n, *stored))
+            .collect();
         let total = segments.len() as u64 * u64::from(SEGMENT);
         let name = format!("comparing with {}", old.info.version);
         let task = self.progress.task(name, Some(total));
@@ -337,8 +342,13 @@ impl Maker<'_> {
 fn compress(bytes: &[u8], prefix: &[u8], level: i32) -> Result<Vec<u8>, usize> {
     let mut encoder = CCtx::create();
     encoder.set_parameter(CParameter::CompressionLevel(level))?;
+    // All of a segment, and of a prefix with it.
+    let window = match prefix.is_empty() {
+        true => SEGMENT.ilog2(),
+        false => segment::WINDOW_LOG,
+    };
+    encoder.set_parameter(CParameter::WindowLog(window))?;
     if !prefix.is_empty() {
-        encoder.set_parameter(CParameter::WindowLog(segment::WINDOW_LOG))?;
         encoder.set_parameter(CParameter::EnableLongDistanceMatching(true))?;
         encoder.ref_prefix(prefix)?;
     }
@@ -367,9 +377,7 @@ impl Spool {
     }
 
     fn add(&mut self, piece: &[u8]) -> Result<Stored> {
-        self.pieces
-            .write_all(piece)
-            .at("writing", &self.output)?;
+        self.pieces.write_all(piece).at("writing", &self.output)?;
         Ok(Stored {
             // Of a segment of 8 MiB.
             size: u32::try_from(piece.len()).unwrap_or(u32::MAX),

@@ -17,6 +17,7 @@ use clap::{Args, Subcommand};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 use slipway_images::bundle::BundleError;
+use slipway_images::bundle::signed::SignedError;
 
 pub use inspect::inspect;
 pub use verify::verify;
@@ -104,7 +105,8 @@ pub fn refused(of: &std::path::Path, error: &BundleError) -> Error {
     let kind = match error {
         BundleError::Source(_) | BundleError::Place(_) => Kind::Io,
         BundleError::Cancelled => Kind::Interrupted,
-        BundleError::Manifest(_) => Kind::Input,
+        BundleError::Manifest(_)
+        | BundleError::Signed(SignedError::Foreign(_) | SignedError::Newer { .. }) => Kind::Input,
         _ => Kind::Untrusted,
     };
     Error::new(kind, error.to_string()).within(of.display())

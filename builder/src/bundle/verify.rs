@@ -107,12 +107,7 @@ pub fn verify(path: &Path, key: &Path, progress: &Progress) -> Result<Verified> 
 }
 
 /// Whether the deltas' pieces are as signed.
-fn check_deltas(
-    path: &Path,
-    file: &File,
-    bundle: &Bundle,
-    progress: &Progress,
-) -> Result<usize> {
+fn check_deltas(path: &Path, file: &File, bundle: &Bundle, progress: &Progress) -> Result<usize> {
     let manifest = bundle.manifest();
     let mut at = bundle.pieces() + manifest.stored_full();
     let mut count = 0;

@@ -57,10 +57,16 @@ fn a_channel_goes_forward_only() {
     assert_eq!(error.kind, Kind::Input);
     assert!(error.message().contains("later than 0.1.0"), "{error}");
     fs::write(place.at("damaged.slip"), b"SLIPBNDL").unwrap();
-    assert_eq!(offer(&place, "damaged.slip", 1).unwrap_err().kind, Kind::Untrusted);
+    assert_eq!(
+        offer(&place, "damaged.slip", 1).unwrap_err().kind,
+        Kind::Untrusted
+    );
     fs::rename(place.at("update.key"), place.at("old.key")).unwrap();
     fs::remove_file(place.at("update.pub")).unwrap();
     update::generate(&place.at("update.key"), &place.at("update.pub")).unwrap();
-    assert_eq!(offer(&place, "two.slip", 1).unwrap_err().kind, Kind::Untrusted);
+    assert_eq!(
+        offer(&place, "two.slip", 1).unwrap_err().kind,
+        Kind::Untrusted
+    );
     assert_eq!(read(), before);
 }

@@ -196,7 +196,10 @@ fn a_bundle_of_an_image_is_whole_and_the_same_each_time() {
     let place = Place::new();
     let image = place.image("a.img", ONE);
     let made = place.make(&image, &[], "a.slip").unwrap();
-    assert_eq!((made.version.as_str(), made.release), ("0.1.0", EPOCH as u64 + 1));
+    assert_eq!(
+        (made.version.as_str(), made.release),
+        ("0.1.0", EPOCH as u64 + 1)
+    );
     assert_eq!(made.size, made.full);
     assert!(place.verify("a.slip").unwrap().contains("x86_64 0.1.0"));
     let shown = inspect(&place.at("a.slip"), Some(&place.at("update.pub"))).unwrap();
@@ -229,7 +232,10 @@ fn deltas_are_small_and_zstd_gets_the_new_version_from_them() {
         grown: 300_000,
         ..line
     };
-    let (line, moved) = (place.image("line.img", line), place.image("moved.img", moved));
+    let (line, moved) = (
+        place.image("line.img", line),
+        place.image("moved.img", moved),
+    );
     let made = place.make(&line, &[&old], "line.slip").unwrap();
     let (version, size) = &made.deltas[0];
     assert_eq!(version, "0.1.0");
@@ -277,7 +283,13 @@ fn head(place: &Place, bundle: &str) -> u64 {
 fn what_isnt_right_makes_no_bundle() {
     let place = Place::new();
     let image = place.image("a.img", ONE);
-    let other = place.image("b.img", Kit { board: "pi4", ..ONE });
+    let other = place.image(
+        "b.img",
+        Kit {
+            board: "pi4",
+            ..ONE
+        },
+    );
     let refused = |result: Result<make::Made>, word: &str| {
         let error = result.unwrap_err();
         assert_eq!(error.kind, Kind::Input, "{error}");
@@ -286,7 +298,10 @@ fn what_isnt_right_makes_no_bundle() {
     };
     refused(place.make(&image, &[&image], "x.slip"), "same image");
     refused(place.make(&image, &[&other], "x.slip"), "board pi4");
-    refused(place.make(&place.at("update.pub"), &[], "x.slip"), "update.pub");
+    refused(
+        place.make(&place.at("update.pub"), &[], "x.slip"),
+        "update.pub",
+    );
     // One bit of the root.
     let damaged = place.at("damaged.img");
     fs::copy(&image, &damaged).unwrap();
@@ -311,7 +326,13 @@ fn verify_finds_a_changed_byte_anywhere() {
     let (bundle, _) = place.open("a.slip");
     let manifest: &Manifest = bundle.manifest();
     let deltas = bundle.pieces() + manifest.stored_full();
-    for at in [40, bundle.pieces() - 1, bundle.pieces() + 9, deltas - 1, deltas] {
+    for at in [
+        40,
+        bundle.pieces() - 1,
+        bundle.pieces() + 9,
+        deltas - 1,
+        deltas,
+    ] {
         let mut bad = bytes.clone();
         bad[at as usize] ^= 4;
         fs::write(place.at("bad.slip"), bad).unwrap();
@@ -319,7 +340,13 @@ fn verify_finds_a_changed_byte_anywhere() {
         assert_eq!(error.kind, Kind::Untrusted, "byte {at}: {error}");
     }
     fs::write(place.at("bad.slip"), &bytes[..bytes.len() - 1]).unwrap();
-    assert!(place.verify("bad.slip").unwrap_err().message().contains("cut off"));
+    assert!(
+        place
+            .verify("bad.slip")
+            .unwrap_err()
+            .message()
+            .contains("cut off")
+    );
     update::generate(&place.at("o.key"), &place.at("o.pub")).unwrap();
     let error = verify(&place.at("a.slip"), &place.at("o.pub"), &quiet()).unwrap_err();
     assert_eq!(error.kind, Kind::Untrusted);

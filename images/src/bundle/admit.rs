@@ -96,8 +96,12 @@ impl Bundle {
                 room: node.boot_room,
             });
         }
-        let base = (node.root_hash)
-            .and_then(|hash| manifest.bases.iter().position(|base| base.root_hash == hash));
+        let base = (node.root_hash).and_then(|hash| {
+            manifest
+                .bases
+                .iter()
+                .position(|base| base.root_hash == hash)
+        });
         Ok(Admitted { bundle: self, base })
     }
 }

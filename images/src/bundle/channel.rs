@@ -69,7 +69,9 @@ pub enum ChannelError {
         node: String,
     },
     /// An older one than was seen before.
-    #[error("the channel shows an older index ({sequence}) than before ({seen}): somebody has put it back; publish again")]
+    #[error(
+        "the channel shows an older index ({sequence}) than before ({seen}): somebody has put it back; publish again"
+    )]
     Replayed {
         /// Its number.
         sequence: u64,

@@ -49,7 +49,9 @@ pub enum BundleError {
     #[error("version {0} runs already")]
     Running(String),
     /// An older release.
-    #[error("version {version} is older than what runs (release {release} and {running}): an operator can take it all the same with --allow-downgrade")]
+    #[error(
+        "version {version} is older than what runs (release {release} and {running}): an operator can take it all the same with --allow-downgrade"
+    )]
     Older {
         /// The bundle's version.
         version: String,
@@ -59,7 +61,9 @@ pub enum BundleError {
         running: u64,
     },
     /// It has failed here before.
-    #[error("version {version} has failed here before ({why}): an operator can take it once more with --force")]
+    #[error(
+        "version {version} has failed here before ({why}): an operator can take it once more with --force"
+    )]
     Bad {
         /// The version.
         version: String,
@@ -67,7 +71,9 @@ pub enum BundleError {
         why: String,
     },
     /// The root is larger than the slot.
-    #[error("the bundle's root and its hash tree need {needed} bytes, and a slot has {slot}: flash the node with the new image")]
+    #[error(
+        "the bundle's root and its hash tree need {needed} bytes, and a slot has {slot}: flash the node with the new image"
+    )]
     SlotTooSmall {
         /// Bytes needed.
         needed: u64,
@@ -75,7 +81,9 @@ pub enum BundleError {
         slot: u64,
     },
     /// The kernel image is larger than what the boot partition has.
-    #[error("the bundle's kernel image has {needed} bytes, and the boot partition has room for {room}: remove what doesn't belong there")]
+    #[error(
+        "the bundle's kernel image has {needed} bytes, and the boot partition has room for {room}: remove what doesn't belong there"
+    )]
     BootFull {
         /// Bytes needed.
         needed: u64,
@@ -93,7 +101,9 @@ pub enum BundleError {
         error: SegmentError,
     },
     /// What was written isn't what was signed.
-    #[error("the root that was written has the hash {found}, and the bundle says {expected}: the disk has changed it; check the disk")]
+    #[error(
+        "the root that was written has the hash {found}, and the bundle says {expected}: the disk has changed it; check the disk"
+    )]
     Root {
         /// The bundle's.
         expected: RootHash,
@@ -104,7 +114,9 @@ pub enum BundleError {
     #[error("the root's hash tree is read back differently than it was written: check the disk")]
     Tree,
     /// What was written isn't what was signed.
-    #[error("the kernel image that was written has the SHA-256 {found}, and the bundle says {expected}: the disk has changed it; check the disk")]
+    #[error(
+        "the kernel image that was written has the SHA-256 {found}, and the bundle says {expected}: the disk has changed it; check the disk"
+    )]
     Kernel {
         /// The bundle's.
         expected: Digest,

@@ -231,7 +231,10 @@ impl Manifest {
         if !self.root.size.is_multiple_of(BLOCK) {
             return bad(format!("a root of {} bytes", self.root.size));
         }
-        for (name, limit) in PayloadName::BOTH.into_iter().zip([KERNEL_LIMIT, ROOT_LIMIT]) {
+        for (name, limit) in PayloadName::BOTH
+            .into_iter()
+            .zip([KERNEL_LIMIT, ROOT_LIMIT])
+        {
             let Payload { size, segments } = self.payload(name);
             if *size == 0 || *size > limit {
                 return bad(format!("a {name} of {size} bytes"));
@@ -242,7 +245,10 @@ impl Manifest {
         }
         for base in &self.bases {
             for delta in &base.deltas {
-                let of = self.payload(delta.payload).segments.get(delta.segment as usize);
+                let of = self
+                    .payload(delta.payload)
+                    .segments
+                    .get(delta.segment as usize);
                 if of.is_none_or(|segment| segment.stored.is_none()) {
                     return bad(format!("a delta for {} {}", delta.payload, delta.segment));
                 }
@@ -257,7 +263,10 @@ impl Manifest {
             }
         }
         let most = stored_limit(segment);
-        match self.pieces().find(|piece| piece.size == 0 || piece.size > most) {
+        match self
+            .pieces()
+            .find(|piece| piece.size == 0 || piece.size > most)
+        {
             Some(piece) => bad(format!("a stored piece of {} bytes", piece.size)),
             None => Ok(()),
         }

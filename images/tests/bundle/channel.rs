@@ -34,10 +34,16 @@ fn an_index_is_believed_from_its_key_until_its_date_and_never_backwards() {
     read.believe("test", 7, now).unwrap();
     read.believe("test", 0, read.expires).unwrap();
     let refused = |result: Result<(), ChannelError>| result.unwrap_err();
-    assert!(matches!(refused(read.believe("other", 0, now)), ChannelError::Board { .. }));
+    assert!(matches!(
+        refused(read.believe("other", 0, now)),
+        ChannelError::Board { .. }
+    ));
     assert!(matches!(
         refused(read.believe("test", 8, now)),
-        ChannelError::Replayed { sequence: 7, seen: 8 }
+        ChannelError::Replayed {
+            sequence: 7,
+            seen: 8
+        }
     ));
     assert_eq!(
         refused(read.believe("test", 7, read.expires + 1)),
@@ -81,7 +87,15 @@ fn a_signed_document_of_another_kind_is_no_index() {
 
 #[test]
 fn names_that_lead_elsewhere_are_refused() {
-    for file in ["../x.slip", "/etc/passwd", "", ".hidden", "a/b", "http:x", "a b"] {
+    for file in [
+        "../x.slip",
+        "/etc/passwd",
+        "",
+        ".hidden",
+        "a/b",
+        "http:x",
+        "a b",
+    ] {
         let bad = Index {
             file: file.into(),
             ..index()

@@ -9,9 +9,11 @@
 )]
 
 mod channel;
+mod frames;
 mod maker;
 mod memory;
 mod node;
+mod properties;
 mod pushed;
 mod tampering;
 mod tools;

@@ -57,13 +57,20 @@ impl Version {
     /// What belongs behind the root.
     pub fn tree(&self) -> verity::Tree {
         let blocks = (self.root.len() as u64 / verity::BLOCK).try_into().unwrap();
-        let all = [0..self.root.len() as u64 / verity::BLOCK];
+        let all = 0..self.root.len() as u64 / verity::BLOCK;
         let read = |block: u64, into: &mut [u8]| {
             let at = (block * verity::BLOCK) as usize;
             into.copy_from_slice(&self.root[at..at + into.len()]);
             Ok::<(), ()>(())
         };
-        verity::tree(blocks, &all, &verity::salt(BOARD), 1, read).unwrap()
+        verity::tree(
+            blocks,
+            std::slice::from_ref(&all),
+            &verity::salt(BOARD),
+            1,
+            read,
+        )
+        .unwrap()
     }
 
     pub fn payload(&self, name: PayloadName) -> &[u8] {

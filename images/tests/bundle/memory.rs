@@ -71,16 +71,19 @@ fn an_update_of_the_largest_pieces_takes_less_than_64_mib() {
         });
         let segments = segments.collect();
         match name {
-            slipway_images::bundle::PayloadName::Kernel => draft.manifest.kernel.segments = segments,
+            slipway_images::bundle::PayloadName::Kernel => {
+                draft.manifest.kernel.segments = segments
+            }
             slipway_images::bundle::PayloadName::Root => draft.manifest.root.segments = segments,
         }
     }
     for n in 1..ROOT / SEGMENT_LIMIT as usize {
         let from = (n * SEGMENT_LIMIT as usize).min(ROOT - PREFIX_LIMIT as usize);
         let bytes = &new.root[n * SEGMENT_LIMIT as usize..][..SEGMENT_LIMIT as usize];
-        draft
-            .pieces
-            .push(compress(bytes, &old.root[from..from + PREFIX_LIMIT as usize]));
+        draft.pieces.push(compress(
+            bytes,
+            &old.root[from..from + PREFIX_LIMIT as usize],
+        ));
         deltas.push(slipway_images::bundle::manifest::Delta {
             segment: n as u32,
             from: from as u64,
@@ -101,7 +104,9 @@ fn an_update_of_the_largest_pieces_takes_less_than_64_mib() {
         .unwrap();
     let said = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success(), "{said}");
-    let peak = said.lines().find_map(|line| line.strip_prefix("peak KiB: "));
+    let peak = said
+        .lines()
+        .find_map(|line| line.strip_prefix("peak KiB: "));
     let peak: u64 = peak.unwrap().parse().unwrap();
     println!("an update took {peak} KiB");
     assert!(peak < 64 << 10, "{peak} KiB");
@@ -114,7 +119,10 @@ fn takes_it() {
         return;
     };
     let mut bundle = File::open(dir.join("bundle")).unwrap();
-    let hash: RootHash = fs::read_to_string(dir.join("hash")).unwrap().parse().unwrap();
+    let hash: RootHash = fs::read_to_string(dir.join("hash"))
+        .unwrap()
+        .parse()
+        .unwrap();
     let opened = Bundle::open(&mut bundle, &[public(&key(1))]).unwrap();
     let size = verity::end(ROOT as u64).unwrap();
     let facts = NodeFacts {

@@ -67,7 +67,9 @@ impl Partition {
 
     pub fn bytes(&self, range: Range<usize>) -> Vec<u8> {
         let mut bytes = vec![0; range.len()];
-        self.0.read_exact_at(&mut bytes, range.start as u64).unwrap();
+        self.0
+            .read_exact_at(&mut bytes, range.start as u64)
+            .unwrap();
         bytes
     }
 }
@@ -125,8 +127,8 @@ impl Source for Served {
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let end = offset + buffer.len() as u64;
-        self.left = (self.left.checked_sub(buffer.len() as u64))
-            .ok_or(io::ErrorKind::ConnectionReset)?;
+        self.left =
+            (self.left.checked_sub(buffer.len() as u64)).ok_or(io::ErrorKind::ConnectionReset)?;
         let part = self.bytes.get(offset as usize..end as usize);
         buffer.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
         self.read.push(offset..end);

@@ -31,7 +31,10 @@ fn a_pushed_bundle_is_fetched_no_more_than_a_pulled_one() {
     pushed.tell("nearly").unwrap();
     pushed.end("staged in slot b").unwrap();
     let (last, texts, count) = sender.join().unwrap();
-    assert_eq!((last.as_str(), texts), ("staged in slot b", vec!["nearly".to_owned()]));
+    assert_eq!(
+        (last.as_str(), texts),
+        ("staged in slot b", vec!["nearly".to_owned()])
+    );
     assert_eq!(count, pulled.count());
     node.assert_has(&two);
 }

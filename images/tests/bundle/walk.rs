@@ -43,7 +43,8 @@ fn a_node_takes_a_full_bundle_and_the_next_by_deltas() {
     node.boot(&three);
     let five = three.next().next();
     let draft = Draft::new(&five, &[&one]);
-    node.update(&mut Served::new(draft.bundle(&key(1)))).unwrap();
+    node.update(&mut Served::new(draft.bundle(&key(1))))
+        .unwrap();
     node.assert_has(&five);
 }
 

@@ -77,6 +77,24 @@ fn a_full_partition_is_said_and_left_as_it_was() {
 }
 
 #[test]
+fn room_is_just_what_a_file_can_have_once_all_is_tidy() {
+    let disk = Recorder::new(&formatted());
+    let mut volume = Volume::open(esp(&disk)).unwrap();
+    let old = volume.create("EFI/Linux/slipway-2-b.efi", 5000).unwrap();
+    // What a power cut leaves: clusters without a name.
+    let lost = volume.create("EFI/Linux/lost", 9000).unwrap();
+    volume.forget(&lost).unwrap();
+    let room = volume.room(std::slice::from_ref(&old)).unwrap();
+    assert_eq!(room, volume.room(&[]).unwrap() + 5120);
+    volume.remove("EFI/Linux", &old).unwrap();
+    volume.tidy().unwrap();
+    let larger = volume.create("EFI/Linux/new", room as u32 + 1);
+    assert!(matches!(larger, Err(FatError::Full { .. })), "{larger:?}");
+    volume.create("EFI/Linux/new", room as u32).unwrap();
+    assert_eq!(volume.room(&[]).unwrap(), 0);
+}
+
+#[test]
 fn a_directory_grows_by_clusters() {
     let disk = Recorder::new(&formatted());
     let mut volume = Volume::open(esp(&disk)).unwrap();
