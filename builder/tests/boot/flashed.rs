@@ -292,6 +292,12 @@ fn power_cuts_in_the_first_boot_are_made_good_by_the_next() {
     assert_eq!(firsts(&owned), before);
     let console = owned.node.console();
     assert!(!console.contains("FAILED"), "{console}");
+
+    // PID 1 hangs, and with it all that could notice, but for the hardware.
+    let said = owned.shell("cd /sys/fs/cgroup/init; echo 1 > cgroup.freeze; cat cgroup.events");
+    assert!(said.contains("frozen 1"), "{said}");
+    owned.wait_booted("from the boot partition", "", "none");
+    assert_eq!(owned.machine_id(), id);
     owned.node.power_down(2 * MINUTE);
 }
 

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"slipway/distro/components/settle"
 )
 
 // Components maps a name to an entry point, which returns the exit status.
@@ -33,5 +35,6 @@ func Main(components Components, args []string) {
 			name, strings.Join(names, ", "))
 		os.Exit(2)
 	}
+	settle.Begin()
 	os.Exit(run())
 }
