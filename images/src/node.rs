@@ -176,10 +176,10 @@ pub struct Event {
     /// When, in milliseconds since 1970-01-01 UTC by the node's clock, which may be wrong early
     /// in a boot.
     pub time: u64,
-    /// `phase`, `service`, `address`, `condition`, `power`, `datastore`, or `audit` for what
-    /// somebody asked the node API to do.
+    /// `phase`, `service`, `address`, `condition`, `power`, `datastore`, `update`, or `audit` for
+    /// what somebody asked the node API to do.
     pub kind: String,
-    /// Which phase, service, interface; for `audit` and `datastore` who.
+    /// Which phase, service, interface; for `audit` and `datastore` who; for `update` from where.
     pub subject: String,
     /// What, in one line.
     pub message: String,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 use slipway_access::node_api::Role;
-use slipway_images::node::{Event, PORT, api};
+use slipway_images::node::{Event, PORT, api, update};
 use slipway_images::seed::Documents;
 use slipway_noded::routes::{Access, Gives, ROUTES, Route};
 
@@ -31,6 +31,8 @@ fn schemas() -> Map<String, Value> {
     generator.subschema_for::<api::SeedDiff>();
     generator.subschema_for::<api::ResetOrder>();
     generator.subschema_for::<api::Problem>();
+    generator.subschema_for::<update::Update>();
+    generator.subschema_for::<update::UpdateOrder>();
     generator.subschema_for::<Event>();
     generator.subschema_for::<Documents>();
     generator.take_definitions(true)
