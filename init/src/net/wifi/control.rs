@@ -3,7 +3,7 @@
 //!
 //! | datagram | |
 //! |---|---|
-//! | `PING`, `ATTACH`, `INTERFACE_ADD`, `INTERFACE_REMOVE` | a command of ours |
+//! | `IFNAME=wlan0 PING`, `DETACH`, `ATTACH`, `INTERFACE_ADD`, `INTERFACE_REMOVE` | a command of ours |
 //! | `OK`, `PONG`, `FAIL`... | the answer to the last one |
 //! | `IFNAME=wlan0 <3>CTRL-EVENT-...` | an event, once attached |
 //! | empty | from another thread of ours: there is something to do |

@@ -206,7 +206,7 @@ impl Thread {
 
     fn turn(&mut self) -> std::io::Result<()> {
         let wanted = lock(&self.wanted).clone();
-        if !self.attached && !wanted.is_empty() && self.control.command("ATTACH").unwrap_or(false) {
+        if !self.attached && !wanted.is_empty() && self.attach().unwrap_or(false) {
             self.attached = true;
             self.standings.clear();
         }
@@ -225,12 +225,29 @@ impl Thread {
                     standing.follow(event);
                 }
             }
-            None if self.attached && !wanted.is_empty() => {
-                self.control.command("PING")?;
-            }
+            None if self.attached && !wanted.is_empty() => self.attached = self.is_known()?,
             None => {}
         }
         Ok(())
+    }
+
+    /// Asks for events; once, or each would come several times.
+    fn attach(&mut self) -> std::io::Result<bool> {
+        self.control.command("DETACH")?;
+        self.control.command("ATTACH")
+    }
+
+    /// Whether wpa_supplicant has what it was given: one that was started anew has nothing.
+    fn is_known(&mut self) -> std::io::Result<bool> {
+        let taken = self.standings.iter();
+        let taken = taken.filter(|(_, (_, standing))| *standing != Standing::Refused);
+        let taken: Vec<String> = taken.map(|(name, _)| name.clone()).collect();
+        for name in &taken {
+            if !self.control.command(&format!("IFNAME={name} PING"))? {
+                return Ok(false);
+            }
+        }
+        Ok(!taken.is_empty())
     }
 
     /// Takes back and hands over until wpa_supplicant has what is wanted.
