@@ -33,6 +33,7 @@ fn imager_gets_what_it_needs() {
             offset: 0,
             size: 0,
         },
+        secure_boot: None,
         recipe: Vec::new(),
         warnings: Vec::new(),
         parts: Vec::new(),
