@@ -4,8 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::cast_possible_truncation,
-    reason = "helpers of tests may panic, and sizes are small"
+    reason = "helpers of tests may panic"
 )]
 
 mod common;
