@@ -1,7 +1,7 @@
 //! Making a bundle: an image cut into segments, each stored alone and, for each old image,
 //! as what differs.
 //!
-//! Where deltas lie was measured (figures in docs/bundle.md): in the same file. A node that
+//! Where deltas lie was measured (docs/bundle.md): in the same file. A node that
 //! has no use for them doesn't fetch them, and whoever carries a file carries one.
 
 use std::fmt;

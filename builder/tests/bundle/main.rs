@@ -31,7 +31,7 @@ use slipway_images::slot::{DIRECTORY, RECORD_FILE, RECORD_SIZE, shipped_name};
 const EPOCH: i64 = 1_790_000_000;
 const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 /// Bytes of the root's filesystem.
-const ROOT: u64 = 40 << 20;
+const ROOT: u64 = 24 << 20;
 
 fn quiet() -> Progress {
     Progress::with_style(Style::Quiet)
@@ -87,9 +87,9 @@ impl Kit<'_> {
         let mut tree = Tree::new();
         tree.file(IMAGE_INFO_PATH, 0o644, info.clone()).unwrap();
         tree.file("etc/line", 0o644, self.line.to_owned()).unwrap();
-        tree.file("usr/a", 0o755, noise(1, 3 << 20)).unwrap();
+        tree.file("usr/a", 0o755, noise(1, 2 << 20)).unwrap();
         tree.file("usr/b", 0o755, noise(2, self.grown)).unwrap();
-        tree.file("usr/c", 0o755, noise(3, 14 << 20)).unwrap();
+        tree.file("usr/c", 0o755, noise(3, 7 << 20)).unwrap();
         let mut initrd = Tree::new();
         initrd.file("init", 0o755, noise(4, 1 << 20)).unwrap();
         initrd.file(IMAGE_INFO_PATH, 0o644, info).unwrap();
@@ -97,7 +97,7 @@ impl Kit<'_> {
 
         let sizes = Sizes {
             esp: Bytes::mib(40),
-            root: Bytes::mib(41),
+            root: Bytes::mib(25),
             ..Sizes::X86_64
         };
         let table = sizes.shipped(b"seed").unwrap();
@@ -306,7 +306,7 @@ fn what_isnt_right_makes_no_bundle() {
     let damaged = place.at("damaged.img");
     fs::copy(&image, &damaged).unwrap();
     let file = File::options().write(true).open(&damaged).unwrap();
-    file.write_all_at(b"x", (41 << 20) + (30 << 20)).unwrap();
+    file.write_all_at(b"x", (41 << 20) + (20 << 20)).unwrap();
     refused(place.make(&damaged, &[], "x.slip"), "the root has the hash");
     // Another version's kernel: cut off, so without partition table.
     file.set_len(1 << 20).unwrap();
