@@ -1,6 +1,7 @@
 //! From files on top of one another to one board of which everything is valid.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::raw::{Lost, Raw, RawList};
@@ -32,50 +33,76 @@ const MAX_DEPTH: usize = 8;
 
 /// A file on top of those it inherits from.
 pub(super) fn read_chain(dir: &Path, name: &str, errors: &mut Vec<String>) -> Result<Raw> {
-    let mut files: Vec<(Source, Raw)> = Vec::new();
-    let mut next = name.to_owned();
-    loop {
-        let path = dir.join(format!("{next}.toml"));
-        let asked = files.last();
-        if next.is_empty() || next.contains(['/', '\\', '\0']) || !path.is_file() {
-            errors.push(unknown_board(dir, &next, asked)?);
-            break;
-        }
-        let source = Source::read(&path)?;
-        let (raw, found) = source.parse();
-        errors.extend(found);
-        let inherits = raw
-            .inherits
-            .as_ref()
-            .map(|i| (i.get_ref().clone(), i.span()));
-        files.push((source, raw));
-        let Some((parent, span)) = inherits else {
-            break;
-        };
-        let seen = files
-            .iter()
-            .any(|(s, _)| s.path.file_stem().and_then(|s| s.to_str()) == Some(&parent));
-        if seen || files.len() >= MAX_DEPTH {
-            let why = if seen {
-                "which inherits from this one"
-            } else {
-                "which is one too many"
-            };
-            if let Some((source, _)) = files.last() {
-                errors
-                    .push(source.message(Some(span), &format!("inherits from `{parent}`, {why}")));
-            }
-            break;
-        }
-        next = parent;
-    }
+    let mut chain = Chain {
+        dir,
+        files: Vec::new(),
+        errors,
+    };
+    chain.gather(name, None, &mut Vec::new())?;
+    let files = chain.files;
     let mut merged = Raw::default();
-    for (source, raw) in files.into_iter().rev() {
+    for (source, raw) in files {
         let lost;
         (merged, lost) = raw.on(merged);
         errors.extend(lost.into_iter().map(|l| lost_message(&source, l)));
     }
     Ok(merged)
+}
+
+/// Who inherits from a file, and where it says so.
+type Asked<'a> = Option<(&'a Source, Range<usize>)>;
+
+/// Files that lie on top of one another, the lowest first.
+struct Chain<'a> {
+    dir: &'a Path,
+    files: Vec<(Source, Raw)>,
+    errors: &'a mut Vec<String>,
+}
+
+impl Chain<'_> {
+    /// Reads a file after those it inherits from. `above` are the names on the way to it.
+    fn gather(&mut self, name: &str, asked: Asked<'_>, above: &mut Vec<String>) -> Result<()> {
+        let path = self.dir.join(format!("{name}.toml"));
+        if name.is_empty() || name.contains(['/', '\\', '\0']) || !path.is_file() {
+            self.errors.push(unknown_board(self.dir, name, asked)?);
+            return Ok(());
+        }
+        let source = Source::read(&path)?;
+        let (raw, found) = source.parse();
+        self.errors.extend(found);
+        if let Some(inherits) = &raw.inherits {
+            above.push(name.to_owned());
+            for (place, parent) in inherits.get_ref().0.iter().enumerate() {
+                let asked = (&source, inherits.span());
+                if let Some(why) = refused(above, parent) {
+                    let message = format!("inherits from `{parent}`, {why}");
+                    self.errors.push(source.message(Some(asked.1), &message));
+                    continue;
+                }
+                let before = self.files.len();
+                self.gather(parent, Some(asked), above)?;
+                // On top of the first, a base that both have would undo what that changes.
+                if place > 0 && self.files.len() > before + 1 {
+                    let message = format!(
+                        "inherits from `{parent}`, which inherits from others: only the first of a list may"
+                    );
+                    self.errors
+                        .push(source.message(Some(inherits.span()), &message));
+                }
+            }
+            above.pop();
+        }
+        self.files.push((source, raw));
+        Ok(())
+    }
+}
+
+/// Why a file can't be inherited from by the last of those above it.
+fn refused(above: &[String], parent: &str) -> Option<&'static str> {
+    if above.iter().any(|name| name == parent) {
+        return Some("which inherits from this one");
+    }
+    (above.len() >= MAX_DEPTH).then_some("which is one too many")
 }
 
 fn lost_message(source: &Source, lost: Lost) -> String {
@@ -86,18 +113,19 @@ fn lost_message(source: &Source, lost: Lost) -> String {
     source.message(Some(lost.span), &message)
 }
 
-fn unknown_board(dir: &Path, name: &str, asked: Option<&(Source, Raw)>) -> Result<String> {
-    let mut names = Board::names(dir)?;
+fn unknown_board(dir: &Path, name: &str, asked: Asked<'_>) -> Result<String> {
+    let names = match asked {
+        // Files that are merely inherited from count, too.
+        Some(_) => Board::files(dir)?,
+        None => Board::names(dir)?,
+    };
     let mut message = format!("there is no board `{name}`");
-    if asked.is_some() {
-        names.push("base".into());
-    }
     match near_miss(name, names.iter().map(String::as_str)) {
         Some(near) => message.push_str(&format!(", did you mean `{near}`?")),
         None => message.push_str(&format!("; there is: {}", names.join(", "))),
     }
     Ok(match asked {
-        Some((source, raw)) => source.message(raw.inherits.as_ref().map(|i| i.span()), &message),
+        Some((source, span)) => source.message(Some(span), &message),
         None => message,
     })
 }

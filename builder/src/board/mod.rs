@@ -288,19 +288,26 @@ impl Board {
         }
     }
 
-    /// The boards of a directory: those that say for which architecture they are
-    /// and aren't merely inherited from.
+    /// The boards of a directory: those that aren't merely inherited from (`base`, `base-*`),
+    /// nor there for tests only (`test-*`).
     ///
     /// # Errors
     /// [`Kind::Io`].
     pub fn names(dir: &Path) -> Result<Vec<String>> {
+        let mut names = Self::files(dir)?;
+        names.retain(|name| {
+            name != "base" && !name.starts_with("base-") && !name.starts_with("test-")
+        });
+        Ok(names)
+    }
+
+    /// All that can be inherited from.
+    fn files(dir: &Path) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(dir).at("reading", dir)? {
             let path = entry.at("reading", dir)?.path();
             if path.extension().is_some_and(|e| e == "toml")
                 && let Some(stem) = path.file_stem().and_then(|s| s.to_str())
-                && stem != "base"
-                && !stem.starts_with("base-")
             {
                 names.push(stem.to_owned());
             }

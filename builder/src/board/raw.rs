@@ -61,7 +61,7 @@ macro_rules! table {
 table! {
     /// A file.
     Raw {
-        inherits: value Spanned<String>,
+        inherits: value Spanned<Inherits>,
         description: value String,
         architecture: value Architecture,
         debian: table RawDebian,
@@ -148,6 +148,36 @@ table! {
     RawQemu {
         cpus: value Spanned<u32>,
         memory: value Megabytes,
+    }
+}
+
+/// `inherits`: names of files, the lowest first: `"base"`, or `["x86_64", "base-wifi"]`.
+#[derive(Debug, Default)]
+pub(crate) struct Inherits(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Inherits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Inherits;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a board, or a list of names")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Inherits, E> {
+                Ok(Inherits(vec![name.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Inherits, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = seq.next_element()? {
+                    names.push(name);
+                }
+                Ok(Inherits(names))
+            }
+        }
+        deserializer.deserialize_any(Names)
     }
 }
 

@@ -103,6 +103,49 @@ fn lists_replace_or_change() {
 }
 
 #[test]
+fn fragments_go_on_top_of_a_board() {
+    let fragment = "packages.install.add = [\"bb\"]\n[kernel.modules]\ninclude.add = [\"net/x\"]\n";
+    let board = load(
+        &[
+            ("base-x", fragment),
+            (
+                "base-y",
+                "packages.install = { remove = [\"bb\"], add = [\"cc\"] }\n",
+            ),
+            ("top", "inherits = [\"base\", \"base-x\", \"base-y\"]\n"),
+        ],
+        "top",
+    )
+    .unwrap();
+    assert_eq!(board.packages.install, ["aa", "cc"]);
+    assert!(board.keeps_module("net/x.ko"));
+}
+
+#[test]
+fn wireless_networks_come_by_one_line_and_only_so() {
+    let wifi = Board::load(&shipped(), "x86_64-wifi").unwrap();
+    let plain = Board::load(&shipped(), "x86_64").unwrap();
+    for (board, there) in [(&wifi, true), (&plain, false)] {
+        let names = &board.packages.install;
+        assert_eq!(
+            names.contains(&"wpasupplicant".to_owned()),
+            there,
+            "{names:?}"
+        );
+        assert_eq!(board.keeps_module("net/wireless/cfg80211.ko.xz"), there);
+        assert_eq!(board.keeps_path("usr/sbin/wpa_cli"), !there);
+    }
+    assert!(wifi.packages.install.contains(&"crun".to_owned()));
+    let names = Board::names(&shipped()).unwrap();
+    assert!(
+        names
+            .iter()
+            .all(|name| !name.starts_with("test-") && !name.starts_with("base"))
+    );
+    Board::load(&shipped(), "test-wifi").unwrap();
+}
+
+#[test]
 fn tables_merge() {
     let board = load(
         &[(
