@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
 use slipway_images::layout::{self, Bytes, Sizes};
+use slipway_images::service::Service;
 
 use crate::board::{Architecture, Board};
 use crate::components::{Addon, Built as Program};
@@ -90,11 +91,8 @@ pub fn assemble(from: &Ingredients<'_>, progress: &Progress) -> Result<Root> {
     add_programs(&mut tree, from.programs)?;
     add_addons(&mut tree, from.addons)?;
     copy_files(&mut tree, &from.source.path("distro/files"), "")?;
-    copy_files(
-        &mut tree,
-        &from.source.path("distro/services"),
-        "usr/lib/slipway/services",
-    )?;
+    copy_files(&mut tree, &from.source.path("distro/services"), SERVICES)?;
+    steps.push(drop_services(&mut tree)?);
     add_node_settings(&mut tree, from)?;
 
     steps.push(alternatives::link(&mut tree)?);
@@ -274,6 +272,39 @@ fn copy_files(tree: &mut Tree, from: &Path, to: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where PID 1 looks for services.
+const SERVICES: &str = "usr/lib/slipway/services";
+
+/// Takes out the services whose programs no package has brought, where that is allowed.
+fn drop_services(tree: &mut Tree) -> Result<String> {
+    let mut lacking = Vec::new();
+    for (path, node) in tree.below(SERVICES) {
+        let name = Path::new(path).file_stem().and_then(|n| n.to_str());
+        let (Some(name), NodeKind::File(content)) = (name, &node.kind) else {
+            continue;
+        };
+        let text = content.read()?;
+        let service = Service::parse(name, &String::from_utf8_lossy(&text))
+            .map_err(|e| Error::new(Kind::Input, e.to_string()))?;
+        let program = service.command.first().map_or("", String::as_str);
+        if recipe::resolve(tree, program).is_some() {
+            continue;
+        }
+        if !service.optional {
+            let message = format!("service {name}: nothing brings {program}");
+            return Err(Error::new(Kind::Input, message)
+                .hint("add its package to packages.install, or make the service `optional`"));
+        }
+        lacking.push((path.to_owned(), format!("{name} (no {program})")));
+    }
+    tree.retain(|path, _| !lacking.iter().any(|(lacks, _)| lacks == path));
+    let names: Vec<_> = lacking.into_iter().map(|(_, name)| name).collect();
+    Ok(match names.is_empty() {
+        true => "services: all".into(),
+        false => format!("services: all but {}", names.join(", ")),
+    })
 }
 
 /// `image.json`, and what the board's `[node]` says.

@@ -7,6 +7,7 @@
 //! | `after` | `[]` | services, or conditions of `init` ([`CONDITIONS`]), that must be ready first |
 //! | `uses` | `[]` | services it talks to: started before it and stopped after it, but not waited for |
 //! | `ready` | `"started"` | `"notify"`, `"started"` or `{ socket = "/path" }` |
+//! | `optional` | `false` | an image without its program is built without the service; otherwise it isn't built |
 //! | `needs-data` | `true` | whether it can't do without `/var`: with `false` it also runs on a node whose data partition can't be used |
 //! | `environment` | `{}` | added to a minimal environment (PATH, HOME) |
 //! | `restart-delay` | `"1s"` | doubles with each failure, back to this after a healthy minute |
@@ -29,13 +30,16 @@ use serde::{Deserialize, Deserializer};
 
 /// Names that `after` may hold besides services: `network` (an address is configured),
 /// `seed` (the seed is usable), `modules` (the lists of modules and sysctls are through),
-/// `time` (the clock was set from a server) and [`SSH_KEYS`]. The last may cease to hold: then
-/// services that name it are stopped until it holds again.
+/// `time` (the clock was set from a server), [`SSH_KEYS`] and [`WIFI`]. The last two may cease to
+/// hold: then services that name them are stopped until they hold again.
 /// That `/var` is mounted is a condition of every service with `needs-data`.
-pub const CONDITIONS: [&str; 5] = ["network", "seed", "modules", "time", SSH_KEYS];
+pub const CONDITIONS: [&str; 6] = ["network", "seed", "modules", "time", SSH_KEYS, WIFI];
 
 /// The condition that the seed gives somebody a key for ssh, and the host has one.
 pub const SSH_KEYS: &str = "ssh-keys";
+
+/// The condition that the seed has wireless interfaces, one of which is there.
+pub const WIFI: &str = "wireless";
 
 /// One service, as its TOML file gives it and checked.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -57,6 +61,9 @@ pub struct Service {
     /// What makes it ready.
     #[serde(default)]
     pub ready: Ready,
+    /// Whether an image may lack its program, and then it.
+    #[serde(default)]
+    pub optional: bool,
     /// Whether it can't do without `/var`.
     #[serde(default = "Service::default_needs_data")]
     pub needs_data: bool,

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
 use slipway_images::node::{self, Boot};
-use slipway_images::service::{Service, start_order};
+use slipway_images::service::{Service, WIFI, start_order};
 
 use crate::mailbox::{Event, Inbox, Mailbox, mailbox};
 use crate::net::{News, TimeServers};
@@ -34,6 +34,8 @@ use crate::{clock, files, mounts, say, seed, ssh};
 const SHUTDOWN_MARK: &str = "/run/slipway/shutdown";
 
 const SERVICES: &str = "/usr/lib/slipway/services";
+/// The service that joins wireless networks; how they fare is told as its status.
+const WIFI_SERVICE: &str = "wifi";
 /// How long a failure is shown before the machine reboots because of it.
 const REBOOT_PAUSE: Duration = Duration::from_secs(30);
 /// Longest time for all services to stop.
@@ -246,12 +248,14 @@ impl Loop {
                 }
             }
             Event::Condition(name) => self.condition(name),
-            Event::ConditionGone(name) => {
+            Event::Net(News::WifiWanted(true)) => self.condition(WIFI),
+            Event::Net(News::WifiWanted(false)) => self.condition_gone(WIFI),
+            Event::Net(News::WifiStatus(status)) => {
                 if let Some(supervisor) = &mut self.supervisor {
-                    supervisor.withdraw_condition(name);
+                    supervisor.set_status(WIFI_SERVICE, status);
                 }
-                self.conditions.retain(|c| c != name);
             }
+            Event::ConditionGone(name) => self.condition_gone(name),
             Event::StatusPage(wanted) => self.page.wanted(wanted),
             Event::StartServices { data } => self.start_services(data),
             Event::Phase(phase) => match self.phases.iter_mut().find(|p| p.name == phase.name) {
@@ -286,6 +290,13 @@ impl Loop {
         if !self.conditions.iter().any(|c| c == name) {
             self.conditions.push(name.to_owned());
         }
+    }
+
+    fn condition_gone(&mut self, name: &str) {
+        if let Some(supervisor) = &mut self.supervisor {
+            supervisor.withdraw_condition(name);
+        }
+        self.conditions.retain(|c| c != name);
     }
 
     /// Takes its time servers, and opens or closes ssh. Not here in the main loop: a key may

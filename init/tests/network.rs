@@ -186,6 +186,7 @@ impl Bench {
             match news {
                 News::Address { address, .. } => all.push(*address),
                 News::AddressGone { address, .. } => all.retain(|known| known != address),
+                News::WifiWanted(_) | News::WifiStatus(_) => {}
             }
         }
         all.sort();

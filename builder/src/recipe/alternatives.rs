@@ -16,6 +16,15 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("usr/bin/awk", &["/usr/bin/mawk", "/usr/bin/gawk"]),
     ("usr/bin/pager", &["/usr/bin/less", "/usr/bin/more"]),
     ("usr/bin/which", &["/usr/bin/which.debianutils"]),
+    // The countries' rules of radio and their signature, which Debian's kernel checks.
+    (
+        "usr/lib/firmware/regulatory.db",
+        &["/usr/lib/firmware/regulatory.db-debian"],
+    ),
+    (
+        "usr/lib/firmware/regulatory.db.p7s",
+        &["/usr/lib/firmware/regulatory.db.p7s-debian"],
+    ),
 ];
 
 /// Links each name that nothing has taken to the first candidate that is there.

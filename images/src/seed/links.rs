@@ -256,7 +256,15 @@ fn access_point(ssid: &At<String>, keys: AccessPointKeys, cx: &mut Cx) -> Access
             cx.lacks(&ssid.spot, "password", "");
             WifiSecurity::Open
         }
-        (Some(KeyManagement::Sae), Some(password)) => WifiSecurity::Wpa3(password.value.0),
+        (Some(KeyManagement::Sae), Some(password)) => {
+            if password.value.0.reveal().len() == 64 {
+                cx.error(
+                    &password.spot,
+                    "is a key of WPA2; WPA3 wants the passphrase itself",
+                );
+            }
+            WifiSecurity::Wpa3(password.value.0)
+        }
         (Some(KeyManagement::Psk) | None, Some(password)) => WifiSecurity::Wpa2(password.value.0),
     };
     AccessPoint {

@@ -14,6 +14,7 @@ pub mod resolv;
 pub mod rtnl;
 mod set_up;
 mod time_servers;
+pub mod wifi;
 pub mod wishes;
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +32,8 @@ use dhcp::Order;
 use resolv::{Resolv, Source};
 use rtnl::{Event, Link, Made, Monitor, RouterFlags, Rtnl};
 pub use time_servers::TimeServers;
+use wifi::Wifi;
+use wishes::Device;
 
 /// How long the interfaces that the seed names may take to appear before those that are
 /// there get DHCP: a node with a typing error in its seed must stay reachable.
@@ -77,12 +80,21 @@ pub enum News {
         /// The address.
         address: IpAddr,
     },
+    /// Whether the seed has wireless interfaces, so that wpa_supplicant is to run.
+    WifiWanted(bool),
+    /// How they fare, in words; nothing while there are none.
+    WifiStatus(String),
 }
 
 /// A network that is up.
 pub struct Handle(Arc<Mutex<Manager>>);
 
-type Tell = Box<dyn FnMut(News) + Send>;
+/// Several threads have something to tell.
+type Tell = Arc<Mutex<dyn FnMut(News) + Send>>;
+
+fn tell(to: &Tell, news: News) {
+    to.lock().unwrap_or_else(PoisonError::into_inner)(news);
+}
 
 struct Manager {
     network: Network,
@@ -98,6 +110,7 @@ struct Manager {
     clients: HashMap<u32, Vec<dhcp::Client>>,
     /// What routers said last; kept when the network is changed, as the kernel keeps it.
     routers: HashMap<u32, RouterFlags>,
+    wifi: Wifi,
     tell: Tell,
 }
 
@@ -122,6 +135,7 @@ pub fn start(
         .filter(|l| is_physical(l))
         .map(|l| l.name.clone())
         .collect();
+    let tell: Tell = Arc::new(Mutex::new(tell));
     let mut manager = Manager {
         fall_back: (!network.interfaces.is_empty()).then(|| Instant::now() + NAMED_WAIT),
         network,
@@ -132,7 +146,8 @@ pub fn start(
         named: BTreeMap::new(),
         clients: HashMap::new(),
         routers: HashMap::new(),
-        tell: Box::new(tell),
+        wifi: Wifi::new(wifi::DIRECTORY.into(), Arc::clone(&tell)),
+        tell,
     };
     for link in links {
         manager.link(link);
@@ -215,6 +230,7 @@ impl Manager {
             client.release();
         }
         for (index, link) in std::mem::take(&mut self.links) {
+            self.wifi.leave(&link.name);
             // Down, so that what routers have given goes.
             if let Err(error) = self.rtnl.set_down(index) {
                 say!("{}: setting it down: {error}", link.name);
@@ -236,7 +252,7 @@ impl Manager {
             let gone: Vec<(u32, IpAddr)> = gone;
             for (_, address) in gone {
                 let interface = link.name.clone();
-                (self.tell)(News::AddressGone { interface, address });
+                tell(&self.tell, News::AddressGone { interface, address });
             }
         }
         // A second try begins here, with what was not changed yet.
@@ -256,7 +272,9 @@ impl Manager {
         match event {
             Event::Link(link) => self.link(link),
             Event::LinkGone(index) => {
-                self.links.remove(&index);
+                if let Some(link) = self.links.remove(&index) {
+                    self.wifi.leave(&link.name);
+                }
                 self.routers.remove(&index);
                 self.tell_clients(index, Order::Stop);
                 self.clients.remove(&index);
@@ -269,11 +287,12 @@ impl Manager {
                     if !self.addresses.contains(&(index, address)) {
                         self.addresses.push((index, address));
                     }
-                    (self.tell)(News::Address {
+                    let news = News::Address {
                         interface,
                         address,
                         prefix,
-                    });
+                    };
+                    tell(&self.tell, news);
                 }
             }
             Event::AddressGone(index, address) => {
@@ -282,7 +301,7 @@ impl Manager {
                     && is_global(&address)
                 {
                     let interface = link.name.clone();
-                    (self.tell)(News::AddressGone { interface, address });
+                    tell(&self.tell, News::AddressGone { interface, address });
                 }
             }
             Event::Routers(index, flags) => {
@@ -335,12 +354,12 @@ impl Manager {
 
     /// Sets up a device that has just appeared.
     fn first_seen(&mut self, link: &Link) {
-        if self.network.interfaces.is_empty() {
+        let device = Device::of(link);
+        if self.network.interfaces.is_empty() && !device.wireless {
             self.set_up(link, &by_itself(&link.name));
             return;
         }
-        let found = wishes::find(&self.network, link, &wishes::driver(&link.name)).cloned();
-        match found {
+        match wishes::find(&self.network, &device).cloned() {
             Some(wish) => self.name(link, &wish),
             None => say!("{}: not in network-config, left alone", link.name),
         }
@@ -350,13 +369,17 @@ impl Manager {
     fn name(&mut self, link: &Link, wish: &Interface) {
         let indices = self.named.entry(wish.id.clone()).or_default();
         indices.push(link.index);
-        if let Kind::Wifi { .. } = wish.kind {
-            say!("{}: this image has no wireless networks", link.name);
-            return;
-        }
         let mut link = link.clone();
         if let Err(error) = self.prepare(&mut link, wish) {
             say!("{}: {error}", link.name);
+        }
+        if let Kind::Wifi {
+            access_points,
+            country,
+        } = &wish.kind
+            && let Err(failure) = self.join_wireless(&link, access_points, country.as_deref())
+        {
+            say!("{}: {failure}", link.name);
         }
         if let Some(master) = wishes::master_of(&self.network, &wish.id).cloned() {
             self.join(&link, &master);
@@ -483,13 +506,19 @@ impl Manager {
         }
         self.fall_back = None;
         let devices = |wish: &&Interface| wishes::is_device(wish);
-        let came = |wish: &Interface| self.named.contains_key(&wish.id);
+        // A radio without a network is of no use: its passphrase may be wrong.
+        let is_joined = |index| self.links.get(index).is_some_and(|link| link.carrier);
+        let came = |wish: &Interface| match (self.named.get(&wish.id), &wish.kind) {
+            (Some(indices), Kind::Wifi { .. }) => indices.iter().any(is_joined),
+            (found, _) => found.is_some(),
+        };
         if self.network.interfaces.iter().filter(devices).any(came) {
             return;
         }
-        for link in self.links.clone().into_values() {
+        let links = self.links.clone().into_values();
+        for link in links.filter(|link| !wifi::is_wireless(&link.name)) {
             say!(
-                "{}: no interface of network-config is there; DHCP is used",
+                "{}: no interface of network-config can be used; DHCP is used",
                 link.name
             );
             self.set_up(&link, &by_itself(&link.name));

@@ -1,15 +1,21 @@
-//! What one interface gets: addresses, routes, names, and clients for DHCP.
+//! What one interface gets: a wireless network, addresses, routes, names, and clients for DHCP.
 
 use std::io;
 use std::path::Path;
 
-use slipway_images::seed::network::{Interface, Route};
+use slipway_images::seed::network::{AccessPoint, Interface, Kind, Route};
 
 use super::resolv::Source;
 use super::rtnl::Link;
-use super::{Manager, dhcp, dhcp6, wishes};
+use super::{Manager, dhcp, dhcp6, wifi, wishes};
 use crate::phase::{Context, Failure};
 use crate::{files, say};
+
+/// Metrics of the seed's routes that have none. DHCP's begin at 1000.
+const METRIC: u32 = 100;
+/// While a cable is plugged in, it is used.
+const WIFI_METRIC: u32 = 600;
+const WIFI_DHCP_METRIC: u32 = 3000;
 
 impl Manager {
     /// Does all of it.
@@ -40,11 +46,35 @@ impl Manager {
         }
     }
 
+    /// Has wpa_supplicant join a network with it. DHCP then waits for that as for a cable.
+    pub(super) fn join_wireless(
+        &mut self,
+        link: &Link,
+        access_points: &[AccessPoint],
+        country: Option<&str>,
+    ) -> Result<(), Failure> {
+        if !wifi::is_there() {
+            return Err(Failure(format!(
+                "no wireless network is joined: this image lacks {}. Add the package                  wpasupplicant by `inherits = [..., \"base-wifi\"]` in the board's TOML",
+                wifi::PROGRAM
+            )));
+        }
+        // wpa_supplicant follows the switch, too.
+        if let Err(failure) = wifi::unblock(&link.name) {
+            say!("{}: {failure}", link.name);
+        }
+        self.wifi.join(&link.name, access_points, country)
+    }
+
     fn start_clients(&mut self, interface: &dhcp::Interface, wish: &Interface) {
         let (name, shared) = (&interface.name, &self.shared);
         let mut clients = Vec::new();
         if wish.dhcp4 {
-            let overrides = wish.dhcp4_overrides.clone();
+            let mut overrides = wish.dhcp4_overrides.clone();
+            if let Kind::Wifi { .. } = wish.kind {
+                let metric = WIFI_DHCP_METRIC + interface.index;
+                overrides.route_metric.get_or_insert(metric);
+            }
             match dhcp::start(interface.clone(), shared.clone(), overrides) {
                 Ok(client) => clients.push(client),
                 Err(error) => say!("{name}: no DHCP: {error}"),
@@ -77,7 +107,11 @@ impl Manager {
                 .context(format_args!("address {own}"))?;
         }
         for route in &wish.routes {
-            self.add_route(link, route)
+            let metric = match wish.kind {
+                Kind::Wifi { .. } => WIFI_METRIC,
+                _ => METRIC,
+            };
+            self.add_route(link, route, metric)
                 .context(format_args!("route to {}", route.to))?;
         }
         let source = Source::Static(link.name.clone());
@@ -87,8 +121,9 @@ impl Manager {
         Ok(())
     }
 
-    fn add_route(&mut self, link: &Link, route: &Route) -> io::Result<()> {
-        let metric = route.metric.unwrap_or(100 + link.index);
+    /// Adds a route; without a metric of its own it gets `metric` and the link's index.
+    fn add_route(&mut self, link: &Link, route: &Route, metric: u32) -> io::Result<()> {
+        let metric = route.metric.unwrap_or(metric + link.index);
         if let (true, Some(via)) = (route.on_link, route.via) {
             let width = if via.is_ipv4() { 32 } else { 128 };
             self.rtnl

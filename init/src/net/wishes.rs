@@ -6,6 +6,7 @@ use std::path::Path;
 use slipway_images::seed::network::{BondParameters, BridgeParameters, Interface, Kind, Network};
 
 use super::rtnl::Link;
+use super::wifi;
 use crate::modules::glob_match;
 use crate::{files, say};
 
@@ -13,22 +14,49 @@ const CLASS: &str = "/sys/class/net";
 /// Times of bridges are in hundredths of a second (USER_HZ) in /sys.
 const HZ: u32 = 100;
 
-/// The first interface of the seed that a device is: by its name, or by what is to match.
-pub fn find<'a>(network: &'a Network, link: &Link, driver: &str) -> Option<&'a Interface> {
+/// What tells a device from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The kernel's name.
+    pub name: String,
+    /// Its hardware address, `52:54:00:12:34:56`.
+    pub mac: Option<String>,
+    /// Its driver's name; empty if it has none.
+    pub driver: String,
+    /// Whether it is a radio.
+    pub wireless: bool,
+}
+
+impl Device {
+    /// The device that a link is.
+    pub fn of(link: &Link) -> Self {
+        Self {
+            name: link.name.clone(),
+            mac: link.mac.map(mac_text),
+            driver: driver(&link.name),
+            wireless: wifi::is_wireless(&link.name),
+        }
+    }
+}
+
+/// The first interface of the seed that a device is: by its name, or by what is to match. A
+/// radio is one of `wifis`, everything else of `ethernets`.
+pub fn find<'a>(network: &'a Network, device: &Device) -> Option<&'a Interface> {
+    let Device {
+        name, mac, driver, ..
+    } = device;
     network.interfaces.iter().find(|wish| {
-        let Some(matching) = &wish.matching else {
-            return is_device(wish) && wish.id == link.name;
+        let of_its_kind = match wish.kind {
+            Kind::Ethernet => !device.wireless,
+            Kind::Wifi { .. } => device.wireless,
+            Kind::Vlan { .. } | Kind::Bond { .. } | Kind::Bridge { .. } => false,
         };
-        let mac = link.mac.map(mac_text);
-        is_device(wish)
-            && matching
-                .macaddress
-                .as_ref()
-                .is_none_or(|m| Some(m) == mac.as_ref())
-            && matching
-                .name
-                .as_ref()
-                .is_none_or(|n| glob_match(n, &link.name))
+        let Some(matching) = &wish.matching else {
+            return of_its_kind && wish.id == *name;
+        };
+        of_its_kind
+            && (matching.macaddress.as_ref()).is_none_or(|m| Some(m) == mac.as_ref())
+            && matching.name.as_ref().is_none_or(|n| glob_match(n, name))
             && (matching.driver.is_empty() || matching.driver.iter().any(|d| glob_match(d, driver)))
     })
 }
@@ -64,7 +92,7 @@ pub fn mac_bytes(text: &str) -> Option<[u8; 6]> {
 }
 
 /// The name of a device's driver; empty if it has none.
-pub fn driver(name: &str) -> String {
+fn driver(name: &str) -> String {
     fs::read_link(Path::new(CLASS).join(name).join("device/driver"))
         .ok()
         .and_then(|target| Some(target.file_name()?.to_string_lossy().into_owned()))
@@ -137,14 +165,12 @@ mod tests {
         Seed::read(files).unwrap().seed.network.unwrap()
     }
 
-    fn link(name: &str, last: u8) -> Link {
-        Link {
-            index: 2,
+    fn device(name: &str, last: u8, driver: &str) -> Device {
+        Device {
             name: name.into(),
-            mac: Some([0x52, 0x54, 0, 0, 0, last]),
-            ethernet: true,
-            up: false,
-            carrier: false,
+            mac: Some(mac_text([0x52, 0x54, 0, 0, 0, last])),
+            driver: driver.into(),
+            wireless: false,
         }
     }
 
@@ -156,17 +182,32 @@ mod tests {
              fast: {match: {name: 'en*', driver: [ixgbe, 'mlx*']}}\n\
              bridges:\n  br0: {interfaces: [lan]}\n",
         );
-        let id = |link: Link, driver| find(&network, &link, driver).map(|wish| wish.id.as_str());
-        assert_eq!(id(link("eth0", 1), ""), Some("eth0"));
-        assert_eq!(id(link("eth1", 7), "e1000"), Some("lan"));
-        assert_eq!(id(link("enp1s0", 1), "mlx5_core"), Some("fast"));
-        assert_eq!(id(link("enp1s0", 1), "e1000"), None);
-        assert_eq!(id(link("br0", 1), ""), None, "what is made is not found");
+        let id = |device| find(&network, &device).map(|wish| wish.id.as_str());
+        assert_eq!(id(device("eth0", 1, "")), Some("eth0"));
+        assert_eq!(id(device("eth1", 7, "e1000")), Some("lan"));
+        assert_eq!(id(device("enp1s0", 1, "mlx5_core")), Some("fast"));
+        assert_eq!(id(device("enp1s0", 1, "e1000")), None);
+        assert_eq!(id(device("br0", 1, "")), None, "what is made is not found");
         assert_eq!(
             master_of(&network, "lan").map(|m| m.id.as_str()),
             Some("br0")
         );
         assert!(master_of(&network, "eth0").is_none());
+    }
+
+    #[test]
+    fn radios_are_not_taken_for_cables() {
+        let network = network(
+            "version: 2\nethernets:\n  all: {match: {name: '*'}}\n\
+             wifis:\n  any: {match: {name: '*'}, access-points: {home: {password: 12345678}}}\n",
+        );
+        let id = |device| find(&network, &device).map(|wish| wish.id.as_str());
+        let wired = device("eth0", 1, "");
+        let radio = Device {
+            wireless: true,
+            ..device("wlan0", 2, "")
+        };
+        assert_eq!((id(wired), id(radio)), (Some("all"), Some("any")));
     }
 
     #[test]

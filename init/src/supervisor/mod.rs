@@ -224,11 +224,19 @@ impl Supervisor {
         }
     }
 
+    /// Says how a service is that can't say it itself.
+    pub fn set_status(&mut self, name: &str, status: String) {
+        if let Some(unit) = self.units.iter_mut().find(|u| u.service.name == name) {
+            unit.say_status(status);
+        }
+    }
+
     /// Shows on the console what the cluster says of itself, when that is new.
     pub fn show_status(&mut self) {
         for unit in self.units.iter_mut().filter(|u| u.status_is_new) {
             unit.status_is_new = false;
             match unit.service.name.as_str() {
+                _ if unit.status.is_empty() => {}
                 "clusterd" => say!("cluster: {}", unit.status),
                 name => say!("{name}: {}", unit.status),
             }

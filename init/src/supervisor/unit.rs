@@ -207,12 +207,16 @@ impl Unit {
         }
     }
 
-    pub(super) fn notified(&mut self, message: &Message, now: Instant) {
-        if let Some(status) = &message.status
-            && *status != self.status
-        {
-            self.status.clone_from(status);
+    pub(super) fn say_status(&mut self, status: String) {
+        if status != self.status {
+            self.status = status;
             self.status_is_new = true;
+        }
+    }
+
+    pub(super) fn notified(&mut self, message: &Message, now: Instant) {
+        if let Some(status) = &message.status {
+            self.say_status(status.clone());
         }
         if message.ready {
             self.ready(now);
