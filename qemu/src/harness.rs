@@ -48,6 +48,8 @@ pub struct Setup {
     pub fw_cfg: Vec<(String, Vec<u8>)>,
     /// The machine's serial number in SMBIOS.
     pub serial: Option<String>,
+    /// Raw images that are further disks; never written to.
+    pub volumes: Vec<PathBuf>,
     /// Directories to look for firmware in, beside the host's.
     pub firmware_dirs: Vec<PathBuf>,
     /// Boots a boot sector with the built-in BIOS instead of UEFI.
@@ -74,6 +76,7 @@ impl Setup {
             ports: Vec::new(),
             fw_cfg: Vec::new(),
             serial: None,
+            volumes: Vec::new(),
             firmware_dirs: Vec::new(),
             bios: false,
             kernel: None,
@@ -144,6 +147,16 @@ impl Node {
             cache: setup.cache,
             read_only: false,
         }];
+        for volume in &setup.volumes {
+            let path =
+                std::path::absolute(volume).map_err(|e| Error::io("resolving a volume", e))?;
+            machine.disks.push(Disk {
+                path,
+                format: DiskFormat::Raw,
+                cache: setup.cache,
+                read_only: true,
+            });
+        }
         for (index, (name, content)) in setup.fw_cfg.into_iter().enumerate() {
             let path = PathBuf::from(format!("fw_cfg-{index}"));
             crate::state::write_private(&dir.path().join(&path), &content)?;

@@ -16,11 +16,13 @@ use super::immutable;
 use super::machine::{MINUTE, image, run};
 
 pub const NODE: &str = "home-server-1";
+pub const AGENT: &str = "home-agent-1";
 /// The guest's.
 const SSH: u16 = 22;
 
 pub struct Owned {
     pub node: Node,
+    name: &'static str,
     /// Holds `home`, the cluster's seeds and credentials, and `others`, a stranger's.
     scratch: tempfile::TempDir,
 }
@@ -54,8 +56,14 @@ impl Owned {
 
     /// A machine that finds the first server's seed in `scratch` somehow.
     pub fn boot(setup: Setup, scratch: tempfile::TempDir) -> Self {
+        Self::of(NODE, setup, scratch)
+    }
+
+    /// A machine that finds the seed of `name` there.
+    pub fn of(name: &'static str, setup: Setup, scratch: tempfile::TempDir) -> Self {
         Self {
             node: Node::boot(setup),
+            name,
             scratch,
         }
     }
@@ -71,7 +79,7 @@ impl Owned {
             .args(["--addr", &format!("127.0.0.1:{}", self.node.port(PORT))])
             .arg("--credential")
             .arg(self.at(credential))
-            .args(["--node", NODE])
+            .args(["--node", self.name])
             .args(args);
         command
     }
@@ -306,6 +314,8 @@ pub fn seeds() -> tempfile::TempDir {
             "home",
             "--endpoint",
             "127.0.0.1",
+            "--agents",
+            "1",
         ];
         run(slipway().args(new).arg(scratch.path().join(dir)));
     }
@@ -324,7 +334,7 @@ fn ssh_line(public: &Path) -> String {
     format!("ssh_authorized_keys: [\"{}\"]\n", key.trim())
 }
 
-fn append(path: &Path, text: &str) {
+pub fn append(path: &Path, text: &str) {
     let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
 }

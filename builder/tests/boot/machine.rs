@@ -254,8 +254,7 @@ impl Cluster {
 
 /// Boots the image with these bytes as its seed.
 pub fn boot_with(seed: Vec<u8>) -> Node {
-    let image = image();
-    let mut setup = Setup::new(&image);
+    let mut setup = Setup::new(image());
     setup.ports = vec![API, KUBELET];
     setup.fw_cfg = vec![(identity::FW_CFG_NAME.to_owned(), seed)];
     Node::boot(setup)
@@ -263,13 +262,17 @@ pub fn boot_with(seed: Vec<u8>) -> Node {
 
 /// The image under test.
 pub fn image() -> PathBuf {
-    let image = std::env::var_os("SLIPWAY_IMAGE").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images/x86_64.img"),
-        PathBuf::from,
-    );
+    image_of("SLIPWAY_IMAGE", "x86_64")
+}
+
+/// The image that `variable` names, or that of a board where the builder has left it.
+pub fn image_of(variable: &str, board: &str) -> PathBuf {
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images");
+    let image = std::env::var_os(variable)
+        .map_or_else(|| images.join(format!("{board}.img")), PathBuf::from);
     assert!(
         image.exists(),
-        "{} is missing: run `slipway build x86_64` first",
+        "{} is missing: run `slipway build {board}` first",
         image.display()
     );
     image

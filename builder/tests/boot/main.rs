@@ -18,8 +18,12 @@ mod flashed;
 mod immutable;
 mod machine;
 mod slots;
+mod wifi;
 
+use std::process::Command;
 use std::time::Duration;
+
+use slipway_qemu::harness::{Node, Setup};
 
 use machine::{Cluster, MINUTE};
 
@@ -91,13 +95,37 @@ fn the_power_button_ends_it_in_order() {
 }
 
 /// A seed that makes no sense must leave a node that says so, not a brick and not
-/// a cluster that nobody asked for.
+/// a cluster that nobody asked for. It comes on a FAT volume as anybody makes one.
 #[test]
 #[ignore = "boots a machine: run with --ignored"]
 fn a_broken_seed_is_said_and_no_cluster_is_started() {
-    let mut node = machine::boot_with(b"#cloud-config\nhostname: [not, a, name]\n".to_vec());
+    let scratch = tempfile::tempdir().unwrap();
+    let (volume, text) = (
+        scratch.path().join("stick"),
+        scratch.path().join("user-data"),
+    );
+    std::fs::write(&text, "#cloud-config\nhostname: [not, a, name]\n").unwrap();
+    machine::run(
+        Command::new("mkfs.vfat")
+            .args(["-C", "-n", "CIDATA"])
+            .arg(&volume)
+            .arg("2048"),
+    );
+    machine::run(
+        Command::new("mcopy")
+            .arg("-i")
+            .arg(&volume)
+            .arg(&text)
+            .arg("::/user-data"),
+    );
+    let mut setup = Setup::new(machine::image());
+    setup.volumes = vec![volume];
+    let mut node = Node::boot(setup);
     let said = node.wait_console("seed FAILED", 3 * MINUTE);
-    assert!(said.contains("user-data:2:11"), "{said}");
+    assert!(
+        said.contains("/dev/vdb") && said.contains("user-data:2:11"),
+        "{said}"
+    );
     // Reachable, and all that doesn't depend on the seed runs.
     node.wait_console("slipway: address", MINUTE);
     node.wait_console("containerd: ready", 2 * MINUTE);
