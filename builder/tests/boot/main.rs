@@ -19,7 +19,6 @@ mod immutable;
 mod machine;
 mod secure;
 mod slots;
-mod update;
 mod wifi;
 
 use std::process::Command;

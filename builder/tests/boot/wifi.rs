@@ -23,7 +23,7 @@ const GARDEN: &str = "a garden's secret";
 fn station(ssid: &str, more: &[&str]) -> String {
     let ssid: String = ssid.bytes().map(|byte| format!("{byte:02x}")).collect();
     let common = format!(
-        "interface=wlan1\ndriver=nl80211\nssid2={ssid}\nhw_mode=g\nchannel=1\nwpa=2\nrsn_pairwise=CCMP\n"
+        "interface=wlan1\ndriver=nl80211\nssid2={ssid}\nhw_mode=g\nwpa=2\nrsn_pairwise=CCMP\n"
     );
     format!("{common}{}\n", more.join("\n"))
 }
@@ -33,11 +33,12 @@ fn seed(scratch: &Path) -> PathBuf {
     let seed = scratch.join("home").join(AGENT);
     let home = |passphrase: &str| {
         let passphrase = format!("wpa_passphrase={passphrase}");
-        station(HOME, &["wpa_key_mgmt=WPA-PSK", &passphrase])
+        station(HOME, &["channel=1", "wpa_key_mgmt=WPA-PSK", &passphrase])
     };
     let garden = station(
         "garden",
         &[
+            "channel=6",
             "wpa_key_mgmt=SAE",
             &format!("sae_password={GARDEN}"),
             "ieee80211w=2",
