@@ -310,7 +310,7 @@ fn drop_services(tree: &mut Tree) -> Result<String> {
     })
 }
 
-/// `image.json`, and what the board's `[node]` says.
+/// `image.json`, the keys of updates, and what the board's `[node]` says.
 fn add_node_settings(tree: &mut Tree, from: &Ingredients<'_>) -> Result<()> {
     let info = serde_json::to_string_pretty(from.info)
         .map_err(|e| Error::new(Kind::Bug, format!("writing image.json: {e}")))?;

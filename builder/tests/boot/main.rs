@@ -19,6 +19,7 @@ mod immutable;
 mod machine;
 mod secure;
 mod slots;
+mod update;
 mod wifi;
 
 use std::process::Command;
