@@ -58,8 +58,8 @@ impl fmt::Display for Shown {
             UpdateState::Running => {
                 let step = update.step.map_or("", UpdateStep::words);
                 write!(f, "{version}: {step}")?;
-                if update.total > 0 {
-                    write!(f, ", {} %", update.done * 100 / update.total)?;
+                if let Some(percent) = (update.done * 100).checked_div(update.total) {
+                    write!(f, ", {percent} %")?;
                 }
             }
             UpdateState::Staged => write!(f, "{version} is staged; {}", reboots(update.reboot))?,

@@ -70,7 +70,7 @@ fn signed_pieces_that_unpack_to_something_else() {
     let error = of(compress(&noise(SEGMENT as usize, 77), &[]));
     assert!(matches!(error, SegmentError::Content { .. }), "{error}");
     // A delta where there is no prefix.
-    let error = of(compress(right, &right.to_vec()));
+    let error = of(compress(right, right));
     assert!(
         matches!(
             error,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
-use std::path::PathBuf;
+use std::path::Path;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use slipway_images::bundle::RootPlace;
@@ -85,7 +85,7 @@ impl Node {
     }
 }
 
-fn open_root(path: &PathBuf) -> io::Result<(Root, u64)> {
+fn open_root(path: &Path) -> io::Result<(Root, u64)> {
     // Alone: who has it mounted by hand must not see it change.
     let mut file = slots::open(path)?;
     let size = file.seek(SeekFrom::End(0))?;

@@ -109,7 +109,7 @@ fn walk(
         error => error.into(),
     })?;
     // Refused here, and not after the slot is taken apart.
-    drop(node.slots.inactive()?);
+    node.slots.inactive().map(|_free| ())?;
     report(Report::Step(UpdateStep::Snapshot));
     snapshot(paths)?;
     stop.check()?;
