@@ -1,10 +1,10 @@
 # The two commands of the README, and what they are made of.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-power check bench
+.PHONY: help setup build run test test-power test-wifi check bench
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what is missing to build and run
 	@ci/setup run
@@ -23,6 +23,11 @@ test: ## set up, then every check and test that CI runs
 test-power: ## cut the power 1,500 times while slots are updated, and judge what is left
 	@ci/setup test
 	@SLIPWAY_CUTS=1500 cargo test --quiet --locked -p slipway-images --test slot power:: -- --nocapture
+
+test-wifi: build ## boot an image with simulated radios and join wireless networks
+	@ci/setup test
+	@target/release/slipway build test-wifi
+	@cargo test --quiet --workspace --locked --test boot -- --ignored wireless_
 
 check: ## formatting and lints only
 	@ci/check
