@@ -31,7 +31,7 @@ fn with_image<'a>(place: &'a Place, built: i64, manifests: &[&str]) -> common::S
         fs::write(addons.join(format!("{number}.yaml")), text).unwrap();
     }
     let image = json!({
-        "board": "x86_64", "version": "1", "built": built, "kubernetes": "v1", "arch": "x86_64",
+        "board": "x86_64", "version": "1", "built": built, "kubernetes": "v1.36.0", "arch": "x86_64",
         "root_uuid": "00000000-0000-0000-0000-000000000000",
     });
     let info = place.root().join("usr/lib/slipway/image.json");
