@@ -131,9 +131,7 @@ pub fn publish(args: &PublishArgs, progress: &Progress) -> Result<Published> {
     place(&args.bundle, &args.dir.join(&index.file), size, progress)?;
     let json = serde_json::to_vec(&index)
         .map_err(|e| Error::new(Kind::Bug, format!("writing the index: {e}")))?;
-    let mut document = KIND.unsigned(key.public().id(), &json);
-    document.extend(key.sign(&document));
-    atomic::write(&path, &document, 0o644)?;
+    atomic::write(&path, &key.document(&KIND, &json), 0o644)?;
     Ok(Published { path, index })
 }
 

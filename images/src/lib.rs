@@ -11,6 +11,7 @@ pub mod node;
 pub mod seed;
 pub mod service;
 pub mod slot;
+mod text;
 pub mod verity;
 
 pub use hex::hex;

@@ -132,14 +132,7 @@ pub fn open(device: &Path, mut volume: Volume, keys: &Keys) -> Result<(Open, Str
             .context("mending the LUKS header")?;
         note.push_str(", its header mended");
     }
-    let mapped = map(device, &mut file, &volume, &key)?;
-    let device = file;
-    let open = Open {
-        volume,
-        device,
-        mapped,
-    };
-    Ok((open, note))
+    Ok((map(device, file, volume, &key)?, note))
 }
 
 fn unlock(
@@ -191,13 +184,7 @@ pub fn make(device: &Path, wish: Encrypt, keys: &Keys) -> Result<(Open, String),
     let mut random = File::open("/dev/random").context("/dev/random")?;
     let mut random = |bytes: &mut [u8]| random.read_exact(bytes);
     let (volume, key, by) = create(&mut file, wish, keys, &mut random, File::sync_all)?;
-    let mapped = map(device, &mut file, &volume, &key)?;
-    let device = file;
-    let open = Open {
-        volume,
-        device,
-        mapped,
-    };
+    let open = map(device, file, volume, &key)?;
     Ok((open, format!("encrypted, its key kept by {by}")))
 }
 
@@ -303,12 +290,7 @@ fn remove<D: Read + Write + Seek>(
 /// The modules that the cipher takes, or better ones than the kernel's own.
 const MODULES: [&str; 3] = ["dm_crypt", "xts", "crypto-aes"];
 
-fn map(
-    device: &Path,
-    file: &mut File,
-    volume: &Volume,
-    key: &VolumeKey,
-) -> Result<Mapped, Failure> {
+fn map(device: &Path, mut file: File, volume: Volume, key: &VolumeKey) -> Result<Open, Failure> {
     let mut modules = Modules::of_running_kernel()?;
     for module in MODULES {
         // Mapping tells whether one was really needed.
@@ -321,7 +303,12 @@ fn map(
     let size = file.seek(SeekFrom::End(0)).context("measuring")?;
     let table = table(device, size, volume.segment()?, key)?;
     let uuid = format!("CRYPT-LUKS2-{}-{NAME}", volume.uuid().replace('-', ""));
-    Mapper::open()?.map(NAME, &uuid, Access::ReadWrite, &[table])
+    let mapped = Mapper::open()?.map(NAME, &uuid, Access::ReadWrite, &[table])?;
+    Ok(Open {
+        volume,
+        device: file,
+        mapped,
+    })
 }
 
 fn table(device: &Path, size: u64, segment: &Segment, key: &VolumeKey) -> Result<Target, Failure> {

@@ -29,6 +29,15 @@ pub enum RootWish {
     Device(PathBuf),
 }
 
+/// Reads the command line that the kernel below `root` was started with.
+///
+/// # Errors
+/// As [`root_wish`]; those of reading.
+pub fn root_wish_of_boot(root: &Path) -> Result<RootWish, Failure> {
+    let cmdline = files::read_trimmed(root.join("proc/cmdline")).context("/proc/cmdline")?;
+    root_wish(&cmdline)
+}
+
 /// Reads a kernel command line.
 ///
 /// # Errors

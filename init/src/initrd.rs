@@ -133,8 +133,7 @@ fn drivers(context: &mut Initrd) -> Outcome {
         })
     });
     context.filesystem = Some(filesystem.context("starting a thread")?);
-    let cmdline = files::read_trimmed("/proc/cmdline").context("/proc/cmdline")?;
-    context.wish = Some(find::root_wish(&cmdline)?);
+    context.wish = Some(find::root_wish_of_boot(Path::new("/"))?);
 
     let mut modules = Modules::of_running_kernel()?;
     let mut plugged = Plugged::default();

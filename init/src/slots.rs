@@ -112,8 +112,7 @@ impl Keeper {
         let info = ImageInfo::read(&root.join(IMAGE_INFO_PATH.trim_start_matches('/')))?;
         let boot = files::read_trimmed(root.join("proc/sys/kernel/random/boot_id"))
             .context("this boot's id")?;
-        let cmdline = files::read_trimmed(root.join("proc/cmdline")).context("/proc/cmdline")?;
-        let RootWish::Verified(hash) = find::root_wish(&cmdline)? else {
+        let RootWish::Verified(hash) = find::root_wish_of_boot(root)? else {
             return Ok("none: this root isn't verified".into());
         };
         *self.lock() = Some(Node {

@@ -153,9 +153,7 @@ pub fn sign(manifest: &Manifest, key: &PrivateKey) -> Result<Vec<u8>> {
         return Err(Error::new(Kind::Input, "the manifest is too long")
             .hint("make the bundle against fewer old images"));
     }
-    let mut head = KIND.unsigned(key.public().id(), &json);
-    head.extend(key.sign(&head));
-    Ok(head)
+    Ok(key.document(&KIND, &json))
 }
 
 struct Maker<'a> {

@@ -17,6 +17,7 @@ use std::path::Path;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use slipway_images::bundle::keys::{PublicKey, SIGNATURE, from_pem, to_pem};
+use slipway_images::bundle::signed;
 
 use crate::atomic;
 use crate::error::{At as _, Error, Kind, Result};
@@ -65,6 +66,13 @@ impl PrivateKey {
         let mut signature = [0; SIGNATURE];
         signature.copy_from_slice(self.0.sign(message).as_ref());
         signature
+    }
+
+    /// A whole signed document of JSON.
+    pub fn document(&self, kind: &signed::Kind, json: &[u8]) -> Vec<u8> {
+        let mut document = kind.unsigned(self.public().id(), json);
+        document.extend(self.sign(&document));
+        document
     }
 }
 

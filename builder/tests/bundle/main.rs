@@ -9,12 +9,15 @@
 )]
 
 mod channel;
+#[path = "../common/noise.rs"]
+mod noise;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use noise::noise;
 use slipway::bundle::image::Image;
 use slipway::bundle::{MakeArgs, inspect, make, verify};
 use slipway::formats::{cpio, ext4, fat, gpt, uki, verity, zst};
@@ -35,20 +38,6 @@ const ROOT: u64 = 24 << 20;
 
 fn quiet() -> Progress {
     Progress::with_style(Style::Quiet)
-}
-
-/// Bytes that don't compress, from a seed.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut x = seed | 1;
-    (0..len.div_ceil(8))
-        .flat_map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            x.to_le_bytes()
-        })
-        .take(len)
-        .collect()
 }
 
 /// What differs between images here.

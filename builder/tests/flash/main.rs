@@ -13,6 +13,8 @@ mod bmap;
 mod image;
 mod interrupt;
 mod loops;
+#[path = "../common/noise.rs"]
+mod noise;
 mod seed;
 mod write;
 
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
+use noise::noise;
 use slipway::formats::gpt::{assemble, partition};
 use slipway::formats::{ext4, fat};
 use slipway::progress::{Progress, Style};
@@ -118,20 +121,6 @@ fn cut_out(image: &Path, name: &str) -> PathBuf {
 fn assert_clean(image: &Path) {
     run("fsck.vfat", &["-n", str(&cut_out(image, ESP))]);
     run("e2fsck", &["-fn", str(&cut_out(image, "root-a"))]);
-}
-
-/// Bytes that don't compress, from a number.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut x = seed | 1;
-    (0..len.div_ceil(8))
-        .flat_map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            x.to_le_bytes()
-        })
-        .take(len)
-        .collect()
 }
 
 fn str(path: &Path) -> &str {

@@ -13,6 +13,8 @@ mod ext4;
 mod fat;
 mod initrd;
 mod measure;
+#[path = "../common/noise.rs"]
+mod noise;
 mod uki;
 mod verity;
 mod zst;
@@ -21,6 +23,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
+use noise::noise;
 use slipway::progress::{Progress, Style};
 
 const EPOCH: i64 = 1_790_000_000;
@@ -61,20 +64,6 @@ fn sparse(path: &Path, size: u64) -> File {
         .unwrap();
     file.set_len(size).unwrap();
     file
-}
-
-/// Bytes that don't compress, from a seed.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut x = seed | 1;
-    (0..len.div_ceil(8))
-        .flat_map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            x.to_le_bytes()
-        })
-        .take(len)
-        .collect()
 }
 
 /// Runs `work` with files limited to `bytes`, as a full disk would. The limit is that of

@@ -15,11 +15,10 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::signature::{ED25519, UnparsedPublicKey};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::text;
 use crate::hex::{hex, unhex};
+use crate::text::as_text;
 
 /// Where an image has the keys that it takes updates from: one in each file `*.pem`.
 pub const TRUSTED_KEYS_DIR: &str = "/usr/lib/slipway/update-keys";
@@ -118,17 +117,7 @@ impl FromStr for PublicKey {
     }
 }
 
-impl Serialize for PublicKey {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        text::serialize(self, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for PublicKey {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text::deserialize(deserializer)
-    }
-}
+as_text!(PublicKey);
 
 /// Which key has signed: the first half of the SHA-256 of its SubjectPublicKeyInfo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::BundleError;
 use super::keys::PublicKey;
-use super::text;
 use crate::hex::{hex, unhex};
+use crate::text::{self, as_text};
 use crate::verity::{BLOCK, RootHash};
 
 /// Largest segment in bytes: what a node has in memory unpacked.
@@ -68,17 +68,7 @@ impl FromStr for Digest {
     }
 }
 
-impl Serialize for Digest {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        text::serialize(self, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text::deserialize(deserializer)
-    }
-}
+as_text!(Digest);
 
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

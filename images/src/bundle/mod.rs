@@ -43,7 +43,6 @@ pub mod manifest;
 pub mod segment;
 pub mod signed;
 mod source;
-mod text;
 pub mod wire;
 
 pub use admit::{Admitted, Allow, NodeFacts};

@@ -61,9 +61,9 @@ pub(super) struct AntiForensic {
 pub(super) struct Area {
     #[serde(rename = "type")]
     pub kind: String,
-    #[serde(with = "texts")]
+    #[serde(with = "crate::text")]
     pub offset: u64,
-    #[serde(with = "texts")]
+    #[serde(with = "crate::text")]
     pub size: u64,
     pub encryption: String,
     /// Bytes of the key that the passphrase gives.
@@ -82,11 +82,11 @@ pub(super) enum AnySegment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     /// Where it begins, in bytes.
-    #[serde(with = "texts")]
+    #[serde(with = "crate::text")]
     pub offset: u64,
     pub(super) size: Size,
     /// The number of its first sector, for the cipher; in sectors of 512 bytes.
-    #[serde(with = "texts")]
+    #[serde(with = "crate::text")]
     pub iv_tweak: u64,
     /// The kernel's name of the cipher, such as `aes-xts-plain64`.
     pub encryption: String,
@@ -126,9 +126,9 @@ pub(super) struct KeyDigest {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Config {
-    #[serde(with = "texts")]
+    #[serde(with = "crate::text")]
     pub json_size: u64,
-    #[serde(with = "texts")]
+    #[serde(with = "crate::text")]
     pub keyslots_size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requirements: Option<Requirements>,
@@ -172,7 +172,7 @@ impl Serialize for Size {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Dynamic => serializer.serialize_str(DYNAMIC),
-            Self::Bytes(bytes) => texts::serialize(bytes, serializer),
+            Self::Bytes(bytes) => crate::text::serialize(bytes, serializer),
         }
     }
 }
@@ -185,21 +185,6 @@ impl<'de> Deserialize<'de> for Size {
         }
         let bytes = text.parse().map_err(serde::de::Error::custom)?;
         Ok(Self::Bytes(bytes))
-    }
-}
-
-/// Numbers as texts.
-mod texts {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(in super::super) fn serialize<S: Serializer>(n: &u64, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(n)
-    }
-
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::seed::TimeOfDay;
+use crate::text::as_text;
 
 /// The protocol in `Upgrade:` of a bundle that is pushed: [`crate::bundle::wire`], whose texts
 /// are JSON of [`Update`].
@@ -50,18 +51,7 @@ impl FromStr for Reboot {
     }
 }
 
-impl Serialize for Reboot {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Reboot {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+as_text!(Reboot);
 
 /// How an update is to be done, wherever it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

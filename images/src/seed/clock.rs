@@ -3,11 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use super::read::Word;
 use super::shape::Text;
 use super::words::text;
+use crate::text::as_text;
 
 const DAY: u16 = 24 * 60;
 
@@ -116,25 +115,6 @@ impl Word for Window {
     }
 }
 
-/// As their text in JSON.
-macro_rules! as_text {
-    ($($type:ty),*) => {
-        $(
-            impl Serialize for $type {
-                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                    serializer.collect_str(self)
-                }
-            }
-
-            impl<'de> Deserialize<'de> for $type {
-                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                    let text = String::deserialize(deserializer)?;
-                    text.parse().map_err(serde::de::Error::custom)
-                }
-            }
-        )*
-    };
-}
 as_text!(TimeOfDay, Window);
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 
-use common::{Node, Owner, Reply, Tls, prepared, send, until};
+use common::{Node, Owner, Reply, Tls, prepared, send, until, upgraded};
 use serde_json::{Value, json};
 use slipway_images::node::shell::Frame;
 
@@ -468,18 +468,7 @@ fn a_support_bundle_has_everything_but_secrets() {
 }
 
 fn shell(node: &Node, owner: &Owner) -> Tls {
-    let mut tls = node.connect(&owner.operator).unwrap();
-    let upgrade = "connection: upgrade\r\nupgrade: slipway-shell\r\n";
-    send(&mut tls, "POST", "/v1/shell?term=vt100", "", upgrade).unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        tls.read_exact(&mut byte).unwrap();
-        head.extend(byte);
-    }
-    let head = String::from_utf8(head).unwrap();
-    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    tls
+    upgraded(node, owner, "/v1/shell?term=vt100", "slipway-shell")
 }
 
 /// Reads frames until the shell ends.

@@ -15,7 +15,6 @@ mod maker;
 mod ranges;
 
 use std::fs::{self, File};
-use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -28,7 +27,7 @@ use slipway_images::bundle::{Bundle, Source, wire};
 use slipway_images::slot::fat::Volume;
 use slipway_images::slot::{DIRECTORY, RECORD_FILE, Slot, Slots, State, SystemdBoot, shipped_name};
 
-use common::{Node, Owner, send, until};
+use common::{Node, Owner, until, upgraded};
 use maker::{BOARD, Draft, Version, key, public, sign};
 use ranges::{Mood, Server};
 
@@ -179,18 +178,8 @@ impl Source for Counted {
 
 /// Pushes it: what the node says last, and how many bytes it wanted.
 fn push(node: &Node, owner: &Owner, bytes: Vec<u8>, query: &str) -> (Value, u64) {
-    let mut tls = node.connect(&owner.operator).unwrap();
     let path = format!("/v1/update/push?{query}");
-    let headers = "connection: upgrade\r\nupgrade: slipway-bundle\r\n";
-    send(&mut tls, "POST", &path, "", headers).unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        tls.read_exact(&mut byte).unwrap();
-        head.extend(byte);
-    }
-    let head = String::from_utf8(head).unwrap();
-    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let tls = upgraded(node, owner, &path, "slipway-bundle");
     let mut source = Counted { bytes, read: 0 };
     let told = |text: &str| drop(serde_json::from_str::<Value>(text).unwrap());
     let last = wire::serve(tls, &mut source, told).unwrap();

@@ -55,7 +55,8 @@ impl Manager {
     ) -> Result<(), Failure> {
         if !wifi::is_there() {
             return Err(Failure(format!(
-                "no wireless network is joined: this image lacks {}. Add the package                  wpasupplicant by `inherits = [..., \"base-wifi\"]` in the board's TOML",
+                "no wireless network is joined: this image lacks {}. Add the package \
+                 wpasupplicant by `inherits = [..., \"base-wifi\"]` in the board's TOML",
                 wifi::PROGRAM
             )));
         }

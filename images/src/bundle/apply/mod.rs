@@ -60,7 +60,6 @@ pub type Watch<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + Send + 'a;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
-    Keep,
     Zero,
     Copy,
     /// By the number of the delta in its base.
@@ -117,20 +116,21 @@ impl Admitted {
                 let place = manifest.place(payload, segment);
                 let size = place.end - place.start;
                 let delta = pieces.delta(payload, segment);
+                let is_there = looking.has(Side::New, payload, &place, wanted.sha256)?;
                 let action = match () {
-                    () if looking.has(Side::New, payload, &place, wanted.sha256)? => Action::Keep,
-                    () if wanted.stored.is_none() => Action::Zero,
+                    () if is_there => None,
+                    () if wanted.stored.is_none() => Some(Action::Zero),
                     () if looking.has(Side::Running, payload, &place, wanted.sha256)? => {
-                        Action::Copy
+                        Some(Action::Copy)
                     }
-                    () => delta.map_or(Action::Fetch, Action::Patch),
+                    () => Some(delta.map_or(Action::Fetch, Action::Patch)),
                 };
                 looking.progress.done += size;
                 looking.tell()?;
-                if action == Action::Keep {
+                let Some(action) = action else {
                     kept += size;
                     continue;
-                }
+                };
                 let at = match action {
                     Action::Patch(delta) => pieces.deltas[delta],
                     Action::Fetch => pieces.full(payload, segment),

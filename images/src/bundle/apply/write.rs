@@ -71,7 +71,6 @@ impl AtWork<'_, '_, '_, '_> {
             return Ok(());
         };
         match job.action {
-            Action::Keep => return Ok(()),
             Action::Zero => {
                 segment.fill(0);
                 return Ok(());

@@ -49,7 +49,8 @@ struct Shared {
     paths: Paths,
     tuning: Tuning,
     book: Mutex<Book>,
-    changed: Condvar,
+    /// An update has ended.
+    ended: Condvar,
 }
 
 #[derive(Default)]
@@ -74,7 +75,7 @@ impl Updates {
             paths,
             tuning,
             book: Mutex::default(),
-            changed: Condvar::new(),
+            ended: Condvar::new(),
         }))
     }
 
@@ -91,7 +92,6 @@ impl Updates {
     /// Changes what is said.
     fn say(&self, change: impl FnOnce(&mut Update)) {
         change(&mut self.book().status);
-        self.0.changed.notify_all();
     }
 
     /// Tells the one under way to end. Gives whether there was one.
@@ -169,9 +169,8 @@ impl Updates {
                 updates.reboot_if_due();
                 channel.look_if_due(&updates);
                 let book = updates.book();
-                let waited = updates.0.changed.wait_timeout(book, TICK);
+                let waited = updates.0.ended.wait_timeout(book, TICK);
                 drop(waited.unwrap_or_else(PoisonError::into_inner));
-                std::thread::sleep(TICK / 10);
             }
         })
     }
@@ -260,7 +259,12 @@ impl Run {
             told();
         };
         let paths = &self.updates.0.paths;
-        work::run(paths, self.how, head, source, &self.stop, &report)
+        work::run(paths, self.how, head, source, &self.stop, &report).map_err(|why| {
+            match self.stop.is_told() {
+                true => Failed::Stopped,
+                false => why,
+            }
+        })
     }
 
     /// Says how it ended, and sees to the reboot.
@@ -306,7 +310,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         self.updates.book().stop = None;
         // A reboot may be due at once.
-        self.updates.0.changed.notify_all();
+        self.updates.0.ended.notify_all();
     }
 }
 

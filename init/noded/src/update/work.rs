@@ -61,21 +61,6 @@ pub fn run(
     stop: &Stop,
     report: &(dyn Fn(Report) + Sync),
 ) -> Result<String, Failed> {
-    let done = walk(paths, how, head, source, stop, report);
-    match done {
-        Err(_) if stop.is_told() => Err(Failed::Stopped),
-        done => done,
-    }
-}
-
-fn walk(
-    paths: &Paths,
-    how: How,
-    head: Option<Digest>,
-    source: &mut dyn Source,
-    stop: &Stop,
-    report: &(dyn Fn(Report) + Sync),
-) -> Result<String, Failed> {
     report(Report::Step(UpdateStep::Check));
     let keys = keys::trusted(&paths.at(TRUSTED_KEYS_DIR))?;
     let bundle = Bundle::open(source, &keys)?;
@@ -155,8 +140,7 @@ fn walk(
 
 /// The root hash of what runs, as the kernel's command line has it.
 fn running_root(paths: &Paths) -> Option<slipway_images::verity::RootHash> {
-    let line = files::read_trimmed(paths.at("proc/cmdline")).ok()?;
-    match find::root_wish(&line) {
+    match find::root_wish_of_boot(paths.root()) {
         Ok(RootWish::Verified(hash)) => Some(hash),
         _ => None,
     }

@@ -344,3 +344,19 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// A connection of the operator's that goes on in another protocol.
+pub fn upgraded(node: &Node, owner: &Owner, path: &str, protocol: &str) -> Tls {
+    let mut tls = node.connect(&owner.operator).unwrap();
+    let headers = format!("connection: upgrade\r\nupgrade: {protocol}\r\n");
+    send(&mut tls, "POST", path, "", &headers).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tls.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    tls
+}

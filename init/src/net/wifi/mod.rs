@@ -217,10 +217,6 @@ impl Thread {
             self.standings.retain(|name, _| wanted.contains_key(name));
         }
         self.tell();
-        // To be woken while an answer was awaited is to be woken for nothing.
-        if *lock(&self.wanted) != wanted {
-            return Ok(());
-        }
         let patience = match (self.attached, wanted.is_empty()) {
             (_, true) => Duration::from_secs(3600),
             (true, false) => SILENCE,
