@@ -42,11 +42,26 @@ pub struct Choice {
     pub reason: String,
 }
 
+/// Before this version a processor may run a stale translation of code that another one has
+/// just changed, as a kernel does while it starts: "Oops: int3" in one of some 70 boots with two
+/// processors (none with QEMU 10.0). Mended in QEMU by "accel/tcg: Always lock pages before
+/// translation".
+const SOUND: (u32, u32) = (8, 1);
+
 impl Choice {
-    fn tcg(reason: impl Into<String>) -> Self {
+    fn tcg(emulator: &Path, reason: impl Into<String>) -> Self {
+        let mut reason = reason.into();
+        if let Some(version @ (major, minor)) = host::version(emulator)
+            && version < SOUND
+        {
+            reason.push_str(&format!(
+                "; with QEMU {major}.{minor} some emulated boots crash, {}.{} or newer is sound",
+                SOUND.0, SOUND.1
+            ));
+        }
         Self {
             accelerator: Accelerator::Tcg,
-            reason: reason.into(),
+            reason,
         }
     }
 }
@@ -70,16 +85,16 @@ struct Cached {
 pub fn choose(arch: Arch, cache: Option<&Path>) -> Result<Choice> {
     let emulator = host::emulator(arch)?;
     if !arch.is_hosts() {
-        return Ok(Choice::tcg(format!(
+        let reason = format!(
             "the host is {}, the guest {}",
             std::env::consts::ARCH,
             arch.name()
-        )));
+        );
+        return Ok(Choice::tcg(&emulator, reason));
     }
     if arch != Arch::X86_64 {
-        return Ok(Choice::tcg(
-            "there is no trial guest for this processor yet",
-        ));
+        let reason = "there is no trial guest for this processor yet";
+        return Ok(Choice::tcg(&emulator, reason));
     }
     let device = rustix::fs::open("/dev/kvm", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     let boot = host::boot_id()?;
@@ -93,11 +108,12 @@ pub fn choose(arch: Arch, cache: Option<&Path>) -> Result<Choice> {
     }
     let opened = device.is_ok();
     let choice = match device {
-        Err(rustix::io::Errno::NOENT) => Choice::tcg("the host has no /dev/kvm"),
+        Err(rustix::io::Errno::NOENT) => Choice::tcg(&emulator, "the host has no /dev/kvm"),
         Err(rustix::io::Errno::ACCESS) => Choice::tcg(
+            &emulator,
             "/dev/kvm may not be opened; `sudo adduser $USER kvm` and a new login would make it faster",
         ),
-        Err(e) => Choice::tcg(format!("/dev/kvm can't be opened: {e}")),
+        Err(e) => Choice::tcg(&emulator, format!("/dev/kvm can't be opened: {e}")),
         Ok(fd) => {
             drop(fd);
             match trial(&emulator, Accelerator::Kvm)? {
@@ -105,7 +121,7 @@ pub fn choose(arch: Arch, cache: Option<&Path>) -> Result<Choice> {
                     accelerator: Accelerator::Kvm,
                     reason: "a trial guest ran under KVM".into(),
                 },
-                Err(why) => Choice::tcg(format!("KVM is there and doesn't work: {why}")),
+                Err(why) => Choice::tcg(&emulator, format!("KVM is there and doesn't work: {why}")),
             }
         }
     };

@@ -28,8 +28,8 @@ use crate::vm::Vm;
 
 /// The firmware's variables in a machine's directory.
 pub const VARS: &str = "vars.fd";
-/// Lines of the console shown when a test fails.
-const TAIL: usize = 60;
+/// Lines of the console shown when a test fails: two boots or so.
+const TAIL: usize = 120;
 
 /// What to boot, and how.
 #[derive(Debug, Clone)]
@@ -398,15 +398,25 @@ impl Node {
         }
     }
 
-    /// Fails the test with the console's tail.
+    /// Fails the test.
     ///
     /// # Panics
     /// Always.
     pub fn fail(&self, why: &str) -> ! {
+        panic!(
+            "{why}\n  {:.1} s after the start",
+            self.started.elapsed().as_secs_f32()
+        );
+    }
+
+    /// What a failed test leaves to be read: every assertion of a test may have failed, so it
+    /// isn't for their messages to have it.
+    #[expect(clippy::print_stderr, reason = "where a test's evidence belongs")]
+    fn leave_evidence(&self) {
         let tail = console::tail(self.dir.path(), TAIL).unwrap_or_else(|e| e.to_string());
         let qemu = self.vm.as_ref().map(Vm::qemu_log).unwrap_or_default();
-        panic!(
-            "{why}\n  {:.1} s after the start; QEMU said: {qemu}\n--- console ---\n{tail}\n---",
+        eprintln!(
+            "--- {:.1} s after the start; QEMU said: {qemu}\n--- console ---\n{tail}\n---",
             self.started.elapsed().as_secs_f32()
         );
     }
@@ -414,6 +424,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.leave_evidence();
+        }
         if let Some(vm) = &mut self.vm
             && let Err(e) = vm.kill()
             && !std::thread::panicking()

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::error::{At as _, Error, Result};
 use crate::machine::{Arch, Mebibytes};
@@ -36,6 +37,19 @@ pub fn program(name: &'static str, packages: &'static str) -> Result<PathBuf> {
 
 fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+/// The major and minor version of an emulator; none if it doesn't say.
+#[must_use]
+pub fn version(emulator: &Path) -> Option<(u32, u32)> {
+    let out = Command::new(emulator).arg("--version").output().ok()?;
+    parse_version(&String::from_utf8_lossy(&out.stdout))
+}
+
+fn parse_version(said: &str) -> Option<(u32, u32)> {
+    let (_, version) = said.split_once(" version ")?;
+    let mut parts = version.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// The kernel's identifier of this boot: process ids of another one mean nothing.
@@ -102,5 +116,15 @@ mod tests {
         assert_eq!(parse_memory_available("MemAvailable: x kB"), None);
         assert_eq!(parse_memory_available(""), None);
         assert!(memory_available().unwrap() > Mebibytes(0));
+    }
+
+    #[test]
+    fn versions() {
+        let said = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright";
+        assert_eq!(parse_version(said), Some((7, 2)));
+        assert_eq!(parse_version("QEMU emulator version 10.0"), Some((10, 0)));
+        assert_eq!(parse_version("version"), None);
+        let own = version(&emulator(Arch::X86_64).unwrap()).unwrap();
+        assert!(own > (4, 0), "{own:?}");
     }
 }

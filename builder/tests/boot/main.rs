@@ -129,9 +129,17 @@ fn a_broken_seed_is_said_and_no_cluster_is_started() {
         "{said}"
     );
     // Reachable; but how data is to be kept isn't known, so none are, and nothing runs that has any.
-    node.wait_console("slipway: address", MINUTE);
-    node.wait_console("noded: started", 2 * MINUTE);
-    node.wait_console("degraded: seed, data, services failed", MINUTE);
+    // These come in any order.
+    let all = [
+        "slipway: address",
+        "noded: started",
+        "degraded: seed, data, services failed",
+    ];
+    node.wait_for("it is up", 3 * MINUTE, |node| {
+        let console = node.console();
+        let missing = all.iter().find(|said| !console.contains(*said));
+        missing.map_or(Ok(()), |said| Err(format!("no `{said}`")))
+    });
     let console = node.console();
     for needs_data in ["clusterd: started", "containerd: started"] {
         assert!(!console.contains(needs_data), "{console}");
