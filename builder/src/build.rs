@@ -377,7 +377,8 @@ const INITRD_LEVEL: i32 = 12;
 
 fn boot_partition(root: &Root, uki: Vec<u8>) -> Result<Tree> {
     let mut esp = Tree::new();
-    esp.file("EFI/BOOT/BOOTX64.EFI", 0o644, root.boot.loader.to_vec())?;
+    let loader = format!("EFI/BOOT/{}", root.boot.loader_name);
+    esp.file(&loader, 0o644, root.boot.loader.to_vec())?;
     esp.file(&format!("{DIRECTORY}/{}", shipped_name()), 0o644, uki)?;
     esp.file(RECORD_FILE, 0o644, vec![0; RECORD_SIZE as usize])?;
     esp.file("loader/loader.conf", 0o644, LOADER_CONF)?;

@@ -1,8 +1,10 @@
-//! UEFI firmware for machines in QEMU where the host has none: Debian's `ovmf`,
-//! through the same verified reader as everything else.
+//! UEFI firmware for machines in QEMU where the host has none: Debian's `ovmf` or
+//! `qemu-efi-aarch64`, through the same verified reader as everything else.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use slipway_qemu::Arch;
 
 use crate::atomic;
 use crate::board::Board;
@@ -11,16 +13,33 @@ use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::Progress;
 use crate::source::Source;
 
-/// The package, and the board whose suites and keys it is fetched by.
-const PACKAGE: &str = "ovmf";
+/// The board whose suites and keys it is fetched by: the packages are for all architectures.
 const BOARD: &str = "x86_64";
 
-/// The files of the package that machines use.
-const FILES: [&str; 3] = [
-    "usr/share/OVMF/OVMF_CODE_4M.fd",
-    "usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
-    "usr/share/OVMF/OVMF_VARS_4M.fd",
-];
+/// The package with the firmware of a processor, and its files that machines use.
+fn package(arch: Arch) -> Result<(&'static str, &'static [&'static str])> {
+    match arch {
+        Arch::X86_64 => Ok((
+            "ovmf",
+            &[
+                "usr/share/OVMF/OVMF_CODE_4M.fd",
+                "usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+                "usr/share/OVMF/OVMF_VARS_4M.fd",
+            ],
+        )),
+        Arch::Aarch64 => Ok((
+            "qemu-efi-aarch64",
+            &[
+                "usr/share/AAVMF/AAVMF_CODE.fd",
+                "usr/share/AAVMF/AAVMF_VARS.fd",
+            ],
+        )),
+        Arch::Armv7 => Err(Error::new(
+            Kind::Missing,
+            "there is no UEFI firmware for 32-bit ARM to be fetched",
+        )),
+    }
+}
 
 /// Fetches the firmware and returns the directory below which it is in its usual
 /// places. What was fetched once is found again.
@@ -28,27 +47,35 @@ const FILES: [&str; 3] = [
 /// # Errors
 /// Those of the reader; [`Kind::Input`] outside a checkout, where it isn't known
 /// whom to trust.
-pub fn fetch(source: Option<&Path>, cache: &Path, progress: &Progress) -> Result<PathBuf> {
+pub fn fetch(
+    arch: Arch,
+    source: Option<&Path>,
+    cache: &Path,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    let (name, files) = package(arch)?;
     let board = Source::find(source)
         .and_then(|s| Board::load(&s.path("board-configs"), BOARD))
         .map_err(|e| e.within("fetching UEFI firmware"))?;
     progress.say("fetching UEFI firmware, since this machine has none");
     let mirror = Mirror::resolve(None)?;
     let archive = debian::open(&mirror, &board, cache, true, progress)?;
-    let packages = archive.closure(&[PACKAGE.to_owned()], &[])?;
+    let packages = archive.closure(&[name.to_owned()], &[])?;
     let fetched = debian::fetch(&mirror, &packages, cache, progress)?;
     let package = fetched
         .iter()
-        .find(|f| f.package.name == PACKAGE)
-        .ok_or_else(|| Error::new(Kind::Bug, format!("{PACKAGE} isn't in its own closure")))?;
+        .find(|f| f.package.name == name)
+        .ok_or_else(|| Error::new(Kind::Bug, format!("{name} isn't in its own closure")))?;
     let dir = cache.join("firmware").join(&package.package.sha256);
-    let files = debian::take(package, &FILES, cache)?;
-    for (path, content) in &files {
+    let taken = debian::take(package, files, cache)?;
+    for (path, content) in &taken {
         let target = dir.join(path);
         if !target.exists() {
             atomic::write(&target, &content.read()?, 0o644)?;
         }
     }
-    fs::metadata(dir.join(FILES[0])).at("reading", dir.join(FILES[0]))?;
+    for file in files {
+        fs::metadata(dir.join(file)).at("reading", dir.join(file))?;
+    }
     Ok(dir)
 }

@@ -137,7 +137,7 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
         // An image can be run from anywhere by its path.
         Err(_) => PathBuf::from(IMAGES),
     };
-    let fetch_firmware = || firmware::fetch(cli.source.as_deref(), &cache, progress);
+    let fetch_firmware = |arch| firmware::fetch(arch, cli.source.as_deref(), &cache, progress);
     let context = || -> Result<Context<'_>> {
         Ok(Context {
             state: slipway_qemu::StateDir::from_env()?,

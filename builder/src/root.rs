@@ -64,6 +64,9 @@ pub struct BootFiles {
     pub stub: Arc<[u8]>,
     /// systemd-boot.
     pub loader: Arc<[u8]>,
+    /// What firmware looks for in `EFI/BOOT` where nothing else is set up (UEFI 2.10,
+    /// section 3.5.1.1).
+    pub loader_name: &'static str,
     /// The text of `os-release`.
     pub os_release: String,
 }
@@ -165,10 +168,10 @@ fn take_boot_files(tree: &mut Tree, board: &Board) -> Result<BootFiles> {
     let missing = |what: &str, package: &str| {
         Error::new(Kind::Input, format!("package {package} brings no {what}"))
     };
-    let efi = match board.architecture {
-        Architecture::Amd64 => "x64",
-        Architecture::Arm64 => "aa64",
-        Architecture::Armhf => "arm",
+    let (efi, loader_name) = match board.architecture {
+        Architecture::Amd64 => ("x64", "BOOTX64.EFI"),
+        Architecture::Arm64 => ("aa64", "BOOTAA64.EFI"),
+        Architecture::Armhf => ("arm", "BOOTARM.EFI"),
     };
     let take = |path: &str| -> Result<Arc<[u8]>> {
         tree.content(path)
@@ -190,6 +193,7 @@ fn take_boot_files(tree: &mut Tree, board: &Board) -> Result<BootFiles> {
         kernel: kernel.read()?,
         stub,
         loader,
+        loader_name,
         os_release,
     };
     tree.retain(|path, _| {

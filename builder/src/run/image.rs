@@ -5,7 +5,8 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use slipway_qemu::VmDir;
+use slipway_images::layout::{self, Sectors};
+use slipway_qemu::{Arch, VmDir};
 
 use crate::error::{At as _, Error, Kind, Result, near_miss};
 use crate::progress::Progress;
@@ -89,6 +90,47 @@ fn images_in(dir: &Path) -> Vec<String> {
     names
 }
 
+/// The processor that an image is for, by the type of its root partition. What has no root of
+/// ours is taken for a PC's.
+///
+/// # Errors
+/// [`Kind::Io`], [`Kind::Input`] if it can't be unpacked.
+pub fn architecture(image: &Path) -> Result<Arch> {
+    // The primary partition table; what a disk has at its end isn't asked for.
+    const HEAD: u64 = 34 * Sectors::SIZE;
+    let file = File::open(image).at("opening", image)?;
+    let mut head = Vec::new();
+    if image.extension().is_some_and(|e| e == "zst") {
+        let mut input = zstd::Decoder::new(file).at("reading", image)?;
+        input.window_log_max(31).at("reading", image)?;
+        let read = input.take(HEAD).read_to_end(&mut head);
+        read.map_err(|e| cannot_unpack(image, &e))?;
+    } else {
+        let read = file.take(HEAD).read_to_end(&mut head);
+        read.at("reading", image)?;
+    }
+    let size = Sectors::new(u64::MAX / Sectors::SIZE);
+    let Ok(found) = layout::read(&mut io::Cursor::new(head), size) else {
+        return Ok(Arch::X86_64);
+    };
+    let types = found.table.partitions.iter().map(|p| p.type_guid);
+    let known = types.filter_map(|guid| match guid {
+        layout::TYPE_ROOT_X86_64 => Some(Arch::X86_64),
+        layout::TYPE_ROOT_ARM64 => Some(Arch::Aarch64),
+        layout::TYPE_ROOT_ARM => Some(Arch::Armv7),
+        _ => None,
+    });
+    Ok(known.last().unwrap_or(Arch::X86_64))
+}
+
+fn cannot_unpack(image: &Path, why: &io::Error) -> Error {
+    Error::new(
+        Kind::Input,
+        format!("{} can't be unpacked: {why}", image.display()),
+    )
+    .hint("fetch it again, or build it: slipway build")
+}
+
 /// Makes `image` the ground of a machine's disk and returns the path to rest on.
 /// A hard link where that is possible: when the image is built anew, which puts
 /// another file in its place, the disk keeps the old one under it. Across
@@ -139,11 +181,7 @@ fn unpack(image: &Path, base: &Path, progress: &Progress) -> Result<()> {
         .open(&aside)
         .at("creating", &aside)?;
     copy_sparse(&mut input, &mut output, || progress.check()).map_err(|e| match e {
-        Copy::Read(e) => Error::new(
-            Kind::Input,
-            format!("{} can't be unpacked: {e}", image.display()),
-        )
-        .hint("fetch it again, or build it: slipway build"),
+        Copy::Read(e) => cannot_unpack(image, &e),
         Copy::Write(e) => Error::io("writing", &aside, &e),
         Copy::Stopped(e) => e,
     })?;

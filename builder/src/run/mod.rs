@@ -21,7 +21,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-use slipway_qemu::{StateDir, VmDir, VmName};
+use slipway_qemu::{Arch, StateDir, VmDir, VmName};
 
 use crate::error::{Error, Kind, Result};
 
@@ -39,7 +39,7 @@ pub struct Context<'a> {
     pub images: PathBuf,
     /// Called when the host has no UEFI firmware: fetches it, and returns the
     /// directory that it was unpacked into.
-    pub fetch_firmware: &'a dyn Fn() -> Result<PathBuf>,
+    pub fetch_firmware: &'a dyn Fn(Arch) -> Result<PathBuf>,
 }
 
 /// Every failure of a machine with its exit code and advice.

@@ -40,8 +40,8 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
     let wanted = Wanted::from(args, context)?;
     let dir = context.state.vm(&wanted.name);
     let lock = dir.lock()?;
-    host::emulator(Arch::X86_64)?;
     refuse_if_running(&dir, args.fresh)?;
+    host::emulator(arch_of(&wanted, &dir)?)?;
     let mut record = provide_disk(args, &wanted, &dir, &lock, progress)?;
     let mut machine = describe(args, context, &dir, &record.machine, progress)?;
     if let Some(url) = &wanted.seed {
@@ -131,6 +131,14 @@ impl Wanted {
     }
 }
 
+/// The processor of the machine that is wanted: the image's, or what it had before.
+fn arch_of(wanted: &Wanted, dir: &VmDir) -> Result<Arch> {
+    match &wanted.image {
+        Some(image) => image::architecture(image),
+        None => Ok(dir.record()?.map_or(Arch::X86_64, |r| r.machine.arch)),
+    }
+}
+
 /// `x86_64.img.zst` makes a machine `x86-64`.
 fn name_of(image: &Path) -> Result<VmName> {
     let file = image
@@ -209,7 +217,7 @@ fn provide_disk(
     let now = seconds(SystemTime::now());
     let mut machine = Machine::new(
         dir.name().clone(),
-        Arch::X86_64,
+        image::architecture(image)?,
         accel::Accelerator::Tcg,
         Boot::Builtin,
     );
@@ -330,7 +338,7 @@ fn boot(args: &RunArgs, context: &Context<'_>, before: &Machine, dir: &VmDir) ->
     let firmware = match Firmware::find(arch, secure, &[]) {
         Ok(firmware) => firmware,
         Err(slipway_qemu::Error::FirmwareMissing { .. }) => {
-            let fetched = (context.fetch_firmware)()?;
+            let fetched = (context.fetch_firmware)(arch)?;
             Firmware::find(arch, secure, &[fetched])?
         }
         Err(e) => return Err(e.into()),

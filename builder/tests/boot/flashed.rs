@@ -45,7 +45,7 @@ impl Owned {
             "write_files:\n- {path: /var/lib/first, content: whole}\n- {path: /etc/mark, content: flashed}\n",
         );
         if encrypt {
-            encrypted(&seed);
+            encrypted(&seed, "tpm2");
         }
         run(slipway()
             .arg("flash")
@@ -375,12 +375,12 @@ pub fn slipway() -> Command {
     command
 }
 
-/// Has a seed ask for encryption with the key in the TPM.
-fn encrypted(seed: &Path) {
+/// Has a seed ask for encryption with this way to keep the key.
+pub fn encrypted(seed: &Path, how: &str) {
     let path = seed.join("user-data");
     let text = fs::read_to_string(&path).unwrap();
-    let with = "slipway:\n  data:\n    encrypt: tpm2\n";
-    fs::write(path, text.replacen("slipway:\n", with, 1)).unwrap();
+    let with = format!("slipway:\n  data:\n    encrypt: {how}\n");
+    fs::write(path, text.replacen("slipway:\n", &with, 1)).unwrap();
 }
 
 /// The line of user-data that gives root a key.

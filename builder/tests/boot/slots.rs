@@ -18,7 +18,7 @@ use slipway_images::verity::{BLOCK, RootHash, Superblock};
 use slipway_qemu::harness::Setup;
 use slipway_qemu::machine::OnReboot;
 
-use super::flashed::{NODE, Owned, seeds, slipway};
+use super::flashed::{NODE, Owned, encrypted, seeds, slipway};
 use super::machine::{MINUTE, image, run};
 
 const DISK: u64 = 16 << 30;
@@ -41,8 +41,9 @@ impl Disk for Part {
     }
 }
 
-/// A card with a seed whose slot b is staged; `change` does something to its root first.
-fn staged(change: impl FnOnce(&Path)) -> Owned {
+/// A card whose slot b is staged; `choose` does something to the seed on it, `change` to the
+/// root in that slot.
+fn staged(choose: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> Owned {
     let scratch = seeds();
     let at = |path: &str| scratch.path().join(path);
     let seed = at("home").join(NODE);
@@ -53,6 +54,7 @@ fn staged(change: impl FnOnce(&Path)) -> Owned {
         1,
     );
     fs::write(seed.join("user-data"), text).unwrap();
+    choose(&seed);
     let card = at("card");
     let mut flash = slipway();
     flash
@@ -159,7 +161,7 @@ fn payload_size(card: &Path, esp: &Partition) -> usize {
 #[test]
 #[ignore = "boots a machine: run with --ignored"]
 fn a_new_version_is_tried_and_committed_when_it_is_healthy() {
-    let mut owned = staged(|_| {});
+    let mut owned = staged(|_| {}, |_| {});
     let trial = [("slots", "b trial, runs, 2 more tries")];
     owned.wait_phases(&trial);
     let status = owned.operator(&["status"]);
@@ -187,10 +189,16 @@ fn a_new_version_is_tried_and_committed_when_it_is_healthy() {
 #[test]
 #[ignore = "boots a machine: run with --ignored"]
 fn a_version_that_never_gets_up_is_left_and_the_old_one_says_why() {
-    let mut owned = staged(|root| {
+    let broken = |root: &Path| {
         let gone = "rm /usr/lib/slipway/init";
         run(Command::new("debugfs").args(["-w", "-R", gone]).arg(root));
-    });
+    };
+    // What it keeps is encrypted with a passphrase, since the node has no TPM.
+    let with_passphrase = |seed: &Path| {
+        encrypted(seed, "passphrase-file");
+        fs::write(seed.join("passphrase"), "correct horse battery staple\n").unwrap();
+    };
+    let mut owned = staged(with_passphrase, broken);
     for _ in 0..slipway_images::slot::TRIES {
         owned
             .node
@@ -198,9 +206,17 @@ fn a_version_that_never_gets_up_is_left_and_the_old_one_says_why() {
     }
     let line = owned.node.wait_console("] slots ", 6 * MINUTE);
     assert!(line.contains("a good, runs; b bad, the new one"), "{line}");
-    owned.wait_phases(&[]);
+    owned.wait_phases(&[(
+        "data",
+        "encrypted, its key kept by the seed's passphrase, filesystem made",
+    )]);
     let status = owned.operator(&["status"]);
     let why = "b bad, the new one: it didn't get far enough to say why";
     assert!(status.contains(why), "{status}");
+    owned.operator(&["reboot"]);
+    owned.wait_phases(&[
+        ("slots", "a good, runs; b bad, the new one"),
+        ("data", "encrypted, opened by the seed's passphrase"),
+    ]);
     owned.node.power_down(2 * MINUTE);
 }
