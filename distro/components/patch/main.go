@@ -63,7 +63,71 @@ var patches = []patch{{
 			"&pem.Block{Type: keyutil.ECPrivateKeyBlockType, Bytes: keyBytes}",
 		},
 	},
+}, {
+	module: "k8s.io/kubernetes",
+	within: "k8s.io/kubernetes/pkg/registry/rbac/rest",
+	file:   "pkg/registry/rbac/rest/storage_rbac.go",
+	// At each start kube-apiserver lists roles and bindings only to see whether the
+	// datastore answers, then asks for some 130 of them by name. What was listed
+	// answers the first question for each; where it is out of date the update
+	// conflicts, and the next question is asked for real.
+	because: "kube-apiserver compares RBAC's bootstrap policy with what it has listed",
+	edits: []edit{
+		{
+			"\tif _, err := client.RbacV1().ClusterRoles().List(context.TODO(), metav1.ListOptions{}); err != nil {\n",
+			"\troles, err := client.RbacV1().ClusterRoles().List(context.TODO(), metav1.ListOptions{})\n" +
+				"\tif err != nil {\n",
+		},
+		{
+			"\tif _, err := client.RbacV1().ClusterRoleBindings().List(context.TODO(), metav1.ListOptions{}); err != nil {\n",
+			"\tbindings, err := client.RbacV1().ClusterRoleBindings().List(context.TODO(), metav1.ListOptions{})\n" +
+				"\tif err != nil {\n",
+		},
+		{
+			"\t// ensure bootstrap roles are created or reconciled\n",
+			"\tlistedRoles := listedClusterRoles{client.RbacV1().ClusterRoles(), map[string]*rbacapiv1.ClusterRole{}}\n" +
+				"\tfor i := range roles.Items {\n" +
+				"\t\tlistedRoles.listed[roles.Items[i].Name] = &roles.Items[i]\n" +
+				"\t}\n" +
+				"\tlistedBindings := listedClusterRoleBindings{client.RbacV1().ClusterRoleBindings(), map[string]*rbacapiv1.ClusterRoleBinding{}}\n" +
+				"\tfor i := range bindings.Items {\n" +
+				"\t\tlistedBindings.listed[bindings.Items[i].Name] = &bindings.Items[i]\n" +
+				"\t}\n\n" +
+				"\t// ensure bootstrap roles are created or reconciled\n",
+		},
+		{
+			"reconciliation.ClusterRoleModifier{Client: client.RbacV1().ClusterRoles()}",
+			"reconciliation.ClusterRoleModifier{Client: listedRoles}",
+		},
+		{
+			"reconciliation.ClusterRoleBindingClientAdapter{Client: client.RbacV1().ClusterRoleBindings()}",
+			"reconciliation.ClusterRoleBindingClientAdapter{Client: listedBindings}",
+		},
+		{
+			"func (p RESTStorageProvider) GroupName() string {\n",
+			listed("ClusterRole") + listed("ClusterRoleBinding") +
+				"func (p RESTStorageProvider) GroupName() string {\n",
+		},
+	},
 }}
+
+// listed is a client for a kind that gives what was listed, once for each name.
+func listed(kind string) string {
+	return strings.ReplaceAll(`type listedKINDs struct {
+	rbacv1client.KINDInterface
+	listed map[string]*rbacapiv1.KIND
+}
+
+func (c listedKINDs) Get(ctx context.Context, name string, opts metav1.GetOptions) (*rbacapiv1.KIND, error) {
+	if found, ok := c.listed[name]; ok {
+		delete(c.listed, name)
+		return found, nil
+	}
+	return c.KINDInterface.Get(ctx, name, opts)
+}
+
+`, "KIND", kind)
+}
 
 func main() { laying.Main("patch", write) }
 
