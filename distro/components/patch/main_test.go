@@ -24,6 +24,13 @@ func TestBootstrapPolicyIsComparedWithWhatWasListed(t *testing.T) {
 	}
 }
 
+func TestKineKeepsStatementsAndAnswersWhenAsked(t *testing.T) {
+	want := "49 of 50 listed, 100 seen\nprogress: true true"
+	if got := run(t, "progress"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 // run says what a program of testdata prints, built as the builder builds.
 func run(t *testing.T, program string) string {
 	t.Chdir("..")
