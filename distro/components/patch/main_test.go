@@ -9,8 +9,30 @@ import (
 	"slipway/distro/components/laying"
 )
 
-// What a patched program does, built as the builder builds.
 func TestOwnCertificatesAreOfP256(t *testing.T) {
+	if got := run(t, "selfsigned"); got != "ECDSA ECDSA" {
+		t.Errorf("keys are of %s", got)
+	}
+}
+
+func TestBootstrapPolicyIsComparedWithWhatWasListed(t *testing.T) {
+	want := "in place: 0 asked, 0 written\n" +
+		"one missing: 1 asked, 1 written\n" +
+		"one changed since: 1 asked, 2 written"
+	if got := run(t, "bootstrap"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestKineKeepsStatementsAndAnswersWhenAsked(t *testing.T) {
+	want := "49 of 50 listed, 100 seen\nprogress: true true"
+	if got := run(t, "progress"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// run says what a program of testdata prints, built as the builder builds.
+func run(t *testing.T, program string) string {
 	t.Chdir("..")
 	dir := t.TempDir()
 	if err := laying.Lay(dir, write); err != nil {
@@ -18,14 +40,14 @@ func TestOwnCertificatesAreOfP256(t *testing.T) {
 	}
 	run := exec.Command("go", "run", "-trimpath",
 		"-overlay="+filepath.Join(dir, "overlay.json"), "-modfile="+filepath.Join(dir, "go.mod"),
-		"./patch/testdata/selfsigned")
-	out, err := run.CombinedOutput()
+		"./patch/testdata/"+program)
+	var said strings.Builder
+	run.Stderr = &said
+	out, err := run.Output()
 	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("%v: %s%s", err, out, said.String())
 	}
-	if got := strings.TrimSpace(string(out)); got != "ECDSA ECDSA" {
-		t.Errorf("keys are of %s", got)
-	}
+	return strings.TrimSpace(string(out))
 }
 
 func TestChangedUpstreamIsRefused(t *testing.T) {
