@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use slipway_qemu::Arch;
+use slipway_qemu::machine::Arch;
 
 use crate::atomic;
 use crate::board::Board;

@@ -6,7 +6,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use slipway_images::layout::{self, Sectors};
-use slipway_qemu::{Arch, VmDir};
+use slipway_qemu::VmDir;
+use slipway_qemu::machine::Arch;
 
 use crate::error::{At as _, Error, Kind, Result, near_miss};
 use crate::progress::Progress;

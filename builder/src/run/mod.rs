@@ -21,7 +21,8 @@ mod tests;
 
 use std::path::PathBuf;
 
-use slipway_qemu::{Arch, StateDir, VmDir, VmName};
+use slipway_qemu::machine::Arch;
+use slipway_qemu::{StateDir, VmDir, VmName};
 
 use crate::error::{Error, Kind, Result};
 
