@@ -29,7 +29,7 @@
 //! | [`Bundle::admit`] | is it for this node, now | before anything is written |
 //! | [`Slots::inactive`](crate::slot::Slots::inactive), `begin` | the slot can't be booted any more | |
 //! | [`Admitted::prepare`] | what is there already, what has to be fetched | |
-//! | [`Prepared::run`] | fetches, verifies, writes; then reads all back and gives [`Verified`](crate::slot::Verified) | before the slot can be booted |
+//! | [`Prepared::run`] | fetches, verifies, writes, and under Secure Boot asks who signed the kernel image ([`crate::secure_boot`]); then reads all back and gives [`Verified`](crate::slot::Verified) | before the slot can be booted |
 //! | [`Writing::finish`](crate::slot::Writing::finish) | the next boot takes it | |
 //!
 //! What breaks off is begun again from the first step and finds what it has by digest.

@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod channel;
+mod firmware;
 pub mod order;
 mod places;
 mod push;

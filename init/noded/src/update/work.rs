@@ -13,8 +13,8 @@ use slipway_images::slot::Disk;
 use slipway_init::files;
 use slipway_init::find::{self, RootWish};
 
-use super::Stop;
 use super::places::Node;
+use super::{Stop, firmware};
 use crate::paths::Paths;
 
 /// Keeps the datastore of what runs.
@@ -74,6 +74,7 @@ pub fn run(
 
     let info = ImageInfo::read(&paths.image_info())?;
     let mut node = Node::open(paths)?;
+    let firmware = firmware::read(paths)?;
     let bad_versions = node.slots.status().bad_versions;
     let facts = NodeFacts {
         board: &info.board,
@@ -84,6 +85,7 @@ pub fn run(
         boot_room: node.slots.boot_room()?,
         supports: &[],
         bad_versions: &bad_versions,
+        firmware: firmware.as_ref(),
     };
     let allow = Allow {
         downgrade: how.allow_downgrade,
