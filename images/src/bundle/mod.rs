@@ -72,6 +72,26 @@ pub struct Bundle {
     head: Digest,
 }
 
+/// Reads a bundle's head, manifest and signature, and how many bytes the whole file has. Nothing of it
+/// is verified.
+///
+/// # Errors
+/// [`BundleError::Source`]; [`BundleError::Signed`] for what begins as no bundle does.
+pub fn read_head(source: &mut dyn Source) -> Result<(Vec<u8>, u64), BundleError> {
+    let found = source.size().map_err(BundleError::Source)?;
+    let mut head = vec![0; found.min(signed::HEAD as u64) as usize];
+    source.read_at(0, &mut head).map_err(BundleError::Source)?;
+    let end = KIND.end(&head)?;
+    if found < end as u64 {
+        return Err(SignedError::CutOff(KIND.what).into());
+    }
+    head.resize(end, 0);
+    source
+        .read_at(signed::HEAD as u64, &mut head[signed::HEAD..])
+        .map_err(BundleError::Source)?;
+    Ok((head, found))
+}
+
 impl Bundle {
     /// Reads the head and believes it if one of `keys` has signed it.
     ///
@@ -79,17 +99,7 @@ impl Bundle {
     /// [`BundleError`]; nothing but the fixed part of the head was looked at before the
     /// signature held.
     pub fn open(source: &mut dyn Source, keys: &[PublicKey]) -> Result<Self, BundleError> {
-        let found = source.size().map_err(BundleError::Source)?;
-        let mut head = vec![0; found.min(signed::HEAD as u64) as usize];
-        source.read_at(0, &mut head).map_err(BundleError::Source)?;
-        let end = KIND.end(&head)?;
-        if found < end as u64 {
-            return Err(SignedError::CutOff(KIND.what).into());
-        }
-        head.resize(end, 0);
-        source
-            .read_at(signed::HEAD as u64, &mut head[signed::HEAD..])
-            .map_err(BundleError::Source)?;
+        let (head, found) = read_head(source)?;
         let text = signed::verify(&KIND, &head, keys)?;
         let manifest = Manifest::parse(text)?;
         let pieces = head.len() as u64;

@@ -13,6 +13,7 @@ mod firmware;
 #[path = "../../../../images/tests/bundle/maker.rs"]
 #[allow(dead_code, reason = "made for other tests, too")]
 mod maker;
+mod pushes;
 #[path = "../common/ranges.rs"]
 mod ranges;
 
