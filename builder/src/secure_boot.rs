@@ -12,12 +12,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use slipway_images::secure_boot::Certificate;
 
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::formats::authenticode;
 use crate::formats::efi_variable::{Authenticated, Variable};
-use crate::keys::{Certificate, Pair, file};
+use crate::keys::{Pair, file, read_certificate};
 use crate::tree::Tree;
 
 /// What of a lock's sources says with which keys an image was signed.
@@ -83,7 +84,7 @@ impl SecureBoot {
     /// firmware would be left with keys that nothing is signed by.
     pub fn load(dir: &Path, enroll: Enroll) -> Result<Self> {
         let at = |variable, suffix| dir.join(file(variable, suffix));
-        let certificate = |variable| Certificate::read(&at(variable, "crt"));
+        let certificate = |variable| read_certificate(&at(variable, "crt"));
         let db = Pair::read(&at(Variable::Db, "crt"), &at(Variable::Db, "key"))
             .map_err(|e| e.hint("`slipway keys new DIR` makes a directory of keys"))?;
         let (pk, kek) = (certificate(Variable::Pk)?, certificate(Variable::Kek)?);

@@ -8,6 +8,8 @@ pub mod layout;
 pub mod luks;
 pub mod near;
 pub mod node;
+#[cfg(feature = "bundle")]
+pub mod secure_boot;
 pub mod seed;
 pub mod service;
 pub mod slot;

@@ -69,6 +69,7 @@ pub fn verify(path: &Path, key: &Path, progress: &Progress) -> Result<Verified> 
         boot_room: manifest.kernel.size,
         supports: &requires,
         bad_versions: &[],
+        firmware: None,
     };
     let admitted = bundle
         .admit(&facts, Allow::default())

@@ -12,29 +12,21 @@
 //! | 40 | dwLength - 24 | SignedData ([`super::pkcs7`]) over name, GUID, attributes, time and lists |
 //! | 16 + dwLength | | signature lists: the variable's content |
 //!
-//! | offset in a list (EFI_SIGNATURE_LIST) | size | field |
-//! |---|---|---|
-//! | 0 | 16 | GUID of X.509 |
-//! | 16 | 4 | the list's size |
-//! | 20 | 4 | size of its header: 0 |
-//! | 24 | 4 | size of a signature: 16 and the certificate's |
-//! | 28 | 16 | GUID of who put it here |
-//! | 44 | | the certificate, DER |
+//! [`slipway_images::secure_boot::lists`] has the table of a list, and reads them.
 //!
 //! Source: UEFI 2.10, sections 8.2.2 (authenticated variables) and 32.4.1 (lists).
 
+use slipway_images::secure_boot::lists::{self, GLOBAL, IMAGE_SECURITY, LIST, OWNER, X509};
+use slipway_images::secure_boot::{Certificate, pkcs7::read};
 use uuid::{Uuid, uuid};
 
 use super::pkcs7::{self, Content};
 use super::uki::{get16, get32};
 use crate::error::{Error, Kind, Result};
-use crate::keys::{Certificate, Pair};
+use crate::keys::Pair;
 use crate::time;
 
-const GLOBAL: Uuid = uuid!("8be4df61-93ca-11d2-aa0d-00e098032b8c");
-const IMAGE_SECURITY: Uuid = uuid!("d719b2cb-3d3a-4596-a3bc-dad00e67656f");
 const TYPE_PKCS7: Uuid = uuid!("4aafd29d-68df-49ee-8aa9-347d375665a7");
-const TYPE_X509: Uuid = uuid!("a5c059a1-94e4-4aa7-87b5-ab155c2bf072");
 /// Non-volatile, seen by the loader and the system, authenticated by time.
 const ATTRIBUTES: u32 = 0x27;
 const REVISION: u16 = 0x0200;
@@ -42,9 +34,6 @@ const TYPE_GUID: u16 = 0x0ef1;
 const TIME: usize = 16;
 /// Of what is before the signature, the time not counted.
 const HEADER: usize = 24;
-/// Of a list before its signatures.
-const LIST: usize = 28;
-const OWNER: usize = 16;
 
 /// A variable that says whom firmware trusts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +74,7 @@ pub fn lists(owner: Uuid, certificates: &[&Certificate]) -> Vec<u8> {
     let mut lists = Vec::new();
     for certificate in certificates {
         let signature = OWNER + certificate.der().len();
-        lists.extend(TYPE_X509.to_bytes_le());
+        lists.extend(X509.to_bytes_le());
         for field in [LIST + signature, 0, signature] {
             // A certificate is a few thousand bytes.
             lists.extend((field as u32).to_le_bytes());
@@ -174,7 +163,7 @@ impl<'a> Authenticated<'a> {
     /// [`Kind::Untrusted`] if not; [`Kind::Input`] if the signature is none.
     pub fn verify(&self, variable: Variable, signer: &Certificate) -> Result<()> {
         let message = message(variable, self.time, self.lists);
-        pkcs7::read(self.signature)?.verify(&message, signer)
+        Ok(read(self.signature)?.verify(&message, signer)?)
     }
 
     /// The X.509 certificates in its lists, DER.
@@ -182,24 +171,8 @@ impl<'a> Authenticated<'a> {
     /// # Errors
     /// [`Kind::Input`] for lists that are none.
     pub fn certificates(&self) -> Result<Vec<&'a [u8]>> {
-        let wrong = || Error::new(Kind::Input, "a damaged EFI signature list");
-        let (mut rest, mut found) = (self.lists, Vec::new());
-        while !rest.is_empty() {
-            let guid = rest.get(..16).ok_or_else(wrong)?;
-            let field = |at| get32(rest, at) as usize;
-            let (size, header, signature) = (field(16), field(20), field(24));
-            let body = LIST
-                .checked_add(header)
-                .and_then(|start| rest.get(start..size));
-            let body = body.ok_or_else(wrong)?;
-            if signature <= OWNER || !body.len().is_multiple_of(signature) {
-                return Err(wrong());
-            }
-            if guid == TYPE_X509.to_bytes_le() {
-                found.extend(body.chunks_exact(signature).map(|one| &one[OWNER..]));
-            }
-            rest = &rest[size..];
-        }
-        Ok(found)
+        let found = lists::signatures(self.lists)?.into_iter();
+        let of_x509 = found.filter(|(guid, _)| *guid == X509);
+        Ok(of_x509.map(|(_, certificate)| certificate).collect())
     }
 }

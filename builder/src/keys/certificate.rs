@@ -11,13 +11,12 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, DnType, IsCa, KeyUsagePurpose, PKCS_RSA_SHA256};
 use ring::rand::SystemRandom;
-use ring::signature::{self, KeyPair as _, RsaKeyPair, UnparsedPublicKey};
+use ring::signature::{self, KeyPair as _, RsaKeyPair};
 use rsa::pkcs8::EncodePrivateKey as _;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use slipway_images::secure_boot::Certificate;
 
-use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
 
 /// What all firmware verifies; few verify more.
@@ -26,85 +25,21 @@ const BITS: usize = 2048;
 /// elsewhere does.
 const LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 
-/// A certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
-    der: Vec<u8>,
-    /// Its issuer's name, DER.
-    pub(crate) issuer: Vec<u8>,
-    /// Its serial number's bytes as DER has them.
-    pub(crate) serial: Vec<u8>,
-    /// The RSAPublicKey, DER.
-    public: Vec<u8>,
-    subject: String,
-}
-
-impl Certificate {
-    /// Takes one apart.
-    ///
-    /// # Errors
-    /// [`Kind::Input`] for what is none, or has another key than an RSA key.
-    pub fn parse(der: &[u8]) -> Result<Self> {
-        let wrong = |why: String| Error::new(Kind::Input, format!("no certificate: {why}"));
-        let (rest, parsed) = X509Certificate::from_der(der).map_err(|e| wrong(e.to_string()))?;
-        if !rest.is_empty() {
-            return Err(wrong(format!("{} bytes stand behind it", rest.len())));
-        }
-        let key = parsed.public_key();
-        if !matches!(key.parsed(), Ok(x509_parser::public_key::PublicKey::RSA(_))) {
-            return Err(Error::new(
-                Kind::Input,
-                format!("the certificate of {} has no RSA key", parsed.subject()),
-            )
-            .hint("firmware takes RSA with 2048 bits; `slipway keys new` makes such keys"));
-        }
-        Ok(Self {
-            issuer: parsed.issuer().as_raw().to_vec(),
-            serial: parsed.raw_serial().to_vec(),
-            public: key.subject_public_key.data.to_vec(),
-            subject: parsed.subject().to_string(),
-            der: der.to_vec(),
-        })
-    }
-
-    /// Reads one from a file, PEM or DER.
-    ///
-    /// # Errors
-    /// [`Kind::Io`]; as [`parse`](Self::parse).
-    pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).at("reading", path)?;
-        match CertificateDer::from_pem_slice(&bytes) {
-            Ok(der) => Self::parse(&der),
-            Err(_) => Self::parse(&bytes),
-        }
-        .map_err(|e| e.within(path.display()))
-    }
-
-    /// The DER.
-    #[must_use]
-    pub fn der(&self) -> &[u8] {
-        &self.der
-    }
-
-    /// Hex SHA-256 of the DER.
-    #[must_use]
-    pub fn fingerprint(&self) -> String {
-        digest::hex(&self.der)
-    }
-
-    /// Whose it is, as `CN=...`.
-    #[must_use]
-    pub fn subject(&self) -> &str {
-        &self.subject
-    }
-
-    /// Whether its key has signed these bytes (PKCS #1 v1.5, SHA-256).
-    #[must_use]
-    pub fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&signature::RSA_PKCS1_2048_8192_SHA256, &self.public)
-            .verify(message, signature)
-            .is_ok()
-    }
+/// Reads a certificate from a file, PEM or DER.
+///
+/// # Errors
+/// [`Kind::Io`]; [`Kind::Input`] for what is none, or has another key than an RSA key.
+pub fn read_certificate(path: &Path) -> Result<Certificate> {
+    let bytes = fs::read(path).at("reading", path)?;
+    let parsed = match CertificateDer::from_pem_slice(&bytes) {
+        Ok(der) => Certificate::parse(&der),
+        Err(_) => Certificate::parse(&bytes),
+    };
+    parsed.map_err(|e| {
+        Error::from(e)
+            .within(path.display())
+            .hint("firmware takes RSA with 2048 bits; `slipway keys new` makes such keys")
+    })
 }
 
 /// A certificate with its private key, which nothing shows.
@@ -117,7 +52,7 @@ pub struct Pair {
 impl fmt::Debug for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pair")
-            .field("certificate", &self.certificate.subject)
+            .field("certificate", &self.certificate.subject())
             .finish_non_exhaustive()
     }
 }
@@ -166,7 +101,7 @@ impl Pair {
     /// # Errors
     /// [`Kind::Io`]; [`Kind::Input`] if one is damaged or they don't belong together.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self> {
-        let read = Certificate::read(certificate)?;
+        let read = read_certificate(certificate)?;
         let text = fs::read(key).at("reading", key)?;
         let der = PrivatePkcs8KeyDer::from_pem_slice(&text).map_err(|e| {
             let why = format!("{}: no private key in PKCS #8 PEM: {e}", key.display());
@@ -178,8 +113,8 @@ impl Pair {
     fn of(certificate: Certificate, pkcs8: &[u8]) -> Result<Self> {
         let key = RsaKeyPair::from_pkcs8(pkcs8)
             .map_err(|e| Error::new(Kind::Input, format!("no usable RSA key: {e}")))?;
-        if key.public_key().as_ref() != certificate.public {
-            let why = format!("this is not the key of {}", certificate.subject);
+        if key.public_key().as_ref() != certificate.public() {
+            let why = format!("this is not the key of {}", certificate.subject());
             return Err(Error::new(Kind::Input, why));
         }
         Ok(Self { certificate, key })

@@ -22,6 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use serde::Serialize;
 use slipway_images::layout::derive_uuid;
+use slipway_images::secure_boot::Certificate;
 
 use crate::atomic;
 use crate::error::{Error, Kind, Result};
@@ -29,7 +30,7 @@ use crate::formats::efi_variable::{Variable, authenticated, lists};
 use crate::progress::Progress;
 use crate::run::identity::BACKDATED;
 
-pub use certificate::{Certificate, Made, Pair};
+pub use certificate::{Made, Pair, read_certificate};
 
 /// What is done with keys.
 #[derive(Subcommand)]
@@ -90,7 +91,7 @@ impl fmt::Display for New {
 
 fn new(args: &NewArgs, progress: &Progress) -> Result<New> {
     atomic::vacant(&args.dir, "keys")?;
-    let trusted = args.trust.iter().map(|path| Certificate::read(path));
+    let trusted = args.trust.iter().map(|path| read_certificate(path));
     let trusted: Vec<Certificate> = trusted.collect::<Result<_>>()?;
     let now = SystemTime::now();
     let set = SecureBootKeys::make(&args.name, &trusted, now)?;

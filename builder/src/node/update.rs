@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
-use slipway_images::bundle::wire;
+use slipway_images::bundle::{Digest, read_head, wire};
 use slipway_images::node::update::{
     How, PUSH_PROTOCOL, Reboot, Update, UpdateOrder, UpdateState, UpdateStep,
 };
 
 use super::client::Client;
 use super::upgrade::Upgraded;
+use crate::bundle::refused;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::progress::{Progress, Task};
 
@@ -114,7 +115,11 @@ pub fn run(client: &Client, args: &UpdateArgs, progress: &Progress) -> Result<()
     };
     match update.state {
         UpdateState::Staged => progress.result(&Shown(update)),
-        UpdateState::Stopped => Err(Error::new(Kind::Interrupted, "the update was stopped")),
+        UpdateState::Stopped => {
+            let note = update.note.map(|note| format!(": {note}"));
+            let why = format!("the update was stopped{}", note.unwrap_or_default());
+            Err(Error::new(Kind::Interrupted, why))
+        }
         _ => {
             let why = update.note.unwrap_or_else(|| "it didn't say why".into());
             Err(Error::new(Kind::Tool, format!("the update failed: {why}")))
@@ -153,9 +158,14 @@ fn fetch(client: &Client, url: &str, how: How, progress: &Progress) -> Result<Up
 fn push(client: &Client, file: &str, how: How, progress: &Progress) -> Result<Update> {
     let path = std::path::Path::new(file);
     let mut bundle = File::open(path).at("opening", path)?;
+    // With it the node knows that a push before, which it may still wait for, was of the same.
+    let (head, _) = read_head(&mut bundle).map_err(|e| refused(path, &e))?;
     let query = format!(
-        "/v1/update/push?reboot={}&allow-downgrade={}&force={}",
-        how.reboot, how.allow_downgrade, how.force
+        "/v1/update/push?reboot={}&allow-downgrade={}&force={}&bundle={}",
+        how.reboot,
+        how.allow_downgrade,
+        how.force,
+        Digest::of(&head)
     );
     let mut patience = Patience::default();
     loop {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use slipway::formats::efi_variable::Authenticated;
-use slipway::keys::Certificate;
+use slipway::keys::read_certificate;
 use slipway::secure_boot::{Enroll, SecureBoot};
 use slipway::tree::Tree;
 
@@ -59,7 +59,7 @@ fn openssl_finds_keys_and_certificates_sound() {
             .unwrap()
             .replace(':', "")
             .to_lowercase();
-        assert_eq!(shown, Certificate::read(&crt).unwrap().fingerprint());
+        assert_eq!(shown, read_certificate(&crt).unwrap().fingerprint());
     }
     assert_eq!(mode(&KEYS.path("mine", "update.key")), 0o600);
     assert_eq!(mode(&KEYS.path("mine", "update.pub")), 0o644);
@@ -84,7 +84,7 @@ fn firmware_can_be_told_to_trust_others_too() {
     assert!(done, "{said}");
     let file = fs::read(dir.join("db.auth")).unwrap();
     let read = Authenticated::parse(&file).unwrap();
-    let own = Certificate::read(&dir.join("db.crt")).unwrap();
+    let own = read_certificate(&dir.join("db.crt")).unwrap();
     let theirs = KEYS.certificate("mine", "db");
     assert_eq!(read.certificates().unwrap(), [own.der(), theirs.der()]);
     assert!(said.contains(&own.fingerprint()), "{said}");

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use slipway::keys::{Certificate, Pair};
+use slipway::keys::{Pair, read_certificate};
+use slipway_images::secure_boot::Certificate;
 
 /// Two owners' keys, made by the command: `mine` and `others`.
 struct Keys {
@@ -48,7 +49,7 @@ impl Keys {
     }
 
     fn certificate(&self, whose: &str, name: &str) -> Certificate {
-        Certificate::read(&self.path(whose, &format!("{name}.der"))).unwrap()
+        read_certificate(&self.path(whose, &format!("{name}.der"))).unwrap()
     }
 }
 

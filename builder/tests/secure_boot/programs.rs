@@ -4,8 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
-use slipway::formats::authenticode::{digest, sign, signatures, verify};
-use slipway::formats::{pkcs7, uki};
+use slipway::formats::authenticode::{sign, verify};
+use slipway::formats::efi_variable::lists;
+use slipway::formats::uki;
+use slipway_images::secure_boot::authenticode::Program;
+use slipway_images::secure_boot::lists::Lists;
+use slipway_images::secure_boot::{Certificate, Firmware, pkcs7};
+use uuid::Uuid;
 
 use super::{KEYS, run, str, tool};
 
@@ -27,6 +32,24 @@ pub fn unified() -> Vec<u8> {
         uname: "6.12.0",
     })
     .unwrap()
+}
+
+fn of(image: &[u8]) -> Program {
+    Program::of(image).unwrap()
+}
+
+/// Whether firmware starts it whose db has the certificates of these owners.
+fn starts(image: &[u8], whose: &[&str]) -> bool {
+    let certificates: Vec<Certificate> = whose
+        .iter()
+        .map(|whose| KEYS.certificate(whose, "db"))
+        .collect();
+    let lists = lists(Uuid::nil(), &certificates.iter().collect::<Vec<_>>());
+    let firmware = Firmware {
+        db: Lists::parse(&lists).unwrap(),
+        dbx: Lists::default(),
+    };
+    Program::of(image).is_ok_and(|program| firmware.check(&program).is_ok())
 }
 
 /// sbverify's word, in the temporary directory `dir`.
@@ -53,6 +76,8 @@ fn sbverify_believes_a_signature_by_its_certificate_alone() {
         assert!(!sbverify(dir.path(), &signed, &others));
         assert!(!sbverify(dir.path(), &program, &mine));
         verify(&signed, &db.certificate).unwrap();
+        assert!(starts(&signed, &["others", "mine"]));
+        assert!(!starts(&signed, &["others"]) && !starts(&program, &["mine"]));
         for (image, certificate, why) in [
             (
                 &signed,
@@ -89,14 +114,14 @@ fn it_differs_from_sbsigns_in_the_time_and_the_ciphers_only() {
         ];
         run("sbsign", &args);
         let (theirs, ours) = (fs::read(&to).unwrap(), sign(program, &db).unwrap());
-        assert_eq!(digest(&theirs).unwrap(), digest(&ours).unwrap());
+        assert_eq!(of(&theirs).digest, of(&ours).digest);
         verify(&theirs, &db.certificate).unwrap();
-        let content = |image: &[u8]| pkcs7::read(signatures(image).unwrap()[0]).unwrap().content;
+        let content = |image: &[u8]| pkcs7::read(&of(image).signatures[0]).unwrap().content;
         assert_eq!(content(&theirs), content(&ours));
         // What stands before the signer's attributes is the same, sizes apart.
         let certificate = db.certificate.der();
         let at = |image: &[u8]| {
-            let signature = signatures(image).unwrap()[0].to_vec();
+            let signature = of(image).signatures.remove(0);
             let mut windows = signature.windows(certificate.len());
             windows.position(|w| w == certificate).unwrap()
         };
@@ -111,7 +136,7 @@ fn a_second_signature_leaves_the_first() {
     for whose in ["mine", "others"] {
         image = sign(image, &KEYS.pair(whose, "db")).unwrap();
     }
-    assert_eq!(signatures(&image).unwrap().len(), 2);
+    assert_eq!(of(&image).signatures.len(), 2);
     for whose in ["mine", "others"] {
         verify(&image, &KEYS.certificate(whose, "db")).unwrap();
         assert!(sbverify(dir.path(), &image, &KEYS.path(whose, "db.crt")));
@@ -174,6 +199,7 @@ proptest! {
         let counts = !unhashed(&image).iter().any(|range| range.contains(&at));
         let verified = verify(&image, &certificate).is_ok();
         prop_assert!(!(counts && verified), "byte {at} was changed to {:#x}", image[at]);
+        prop_assert_eq!(starts(&image, &["mine"]), verified);
     }
 
     #[test]
@@ -191,13 +217,20 @@ proptest! {
         if let Some(cut) = cut {
             image.truncate(cut.index(image.len()));
         }
-        drop(verify(&image, &certificate));
-        drop(signatures(&image).map(|found| found.into_iter().map(pkcs7::read).count()));
+        let verified = verify(&image, &certificate).is_ok();
+        // What a node asks is no less than what a builder asks.
+        prop_assert!(verified || !starts(&image, &["mine"]));
+        prop_assert!(!starts(&image, &["others"]));
+        if let Ok(program) = Program::of(&image) {
+            for der in &program.signatures {
+                drop(pkcs7::read(der).map(|signed| signed.signers()));
+            }
+        }
     }
 
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         drop(pkcs7::read(&bytes));
-        drop(digest(&bytes));
+        drop(Program::of(&bytes));
     }
 }

@@ -4,6 +4,8 @@ use std::fs;
 
 use proptest::prelude::*;
 use slipway::formats::efi_variable::{Authenticated, Variable, authenticated, lists};
+use slipway_images::secure_boot::Certificate;
+use slipway_images::secure_boot::lists::Lists;
 use uuid::Uuid;
 
 use super::{KEYS, run, str};
@@ -110,9 +112,39 @@ proptest! {
     }
 
     #[test]
+    fn damaged_lists_and_certificates_are_refused_or_others(
+        at in any::<prop::sample::Index>(),
+        bits in 1u8..,
+        from in any::<prop::sample::Index>(),
+        to in any::<prop::sample::Index>(),
+    ) {
+        let (one, two) = (KEYS.certificate("mine", "db"), KEYS.certificate("others", "db"));
+        let good = lists(OWNER, &[&one, &two]);
+        let mut flipped = good.clone();
+        flipped[at.index(good.len())] ^= bits;
+        let (from, to) = (from.index(good.len()), to.index(good.len()));
+        let spliced = [&good[..to], &good[from..]].concat();
+        for lists in [&flipped, &spliced, &good[..to].to_vec()] {
+            drop(Lists::parse(lists));
+        }
+        let der = one.der();
+        // What its issuer has signed, behind two headers of 4 bytes.
+        let signed = 8..8 + usize::from(u16::from_be_bytes([der[6], der[7]]));
+        let mut changed = der.to_vec();
+        let at = at.index(der.len());
+        changed[at] ^= bits;
+        if let Ok(read) = Certificate::parse(&changed) {
+            prop_assert!(!(signed.contains(&at) && one.has_issued(&read)), "{at:?}");
+        }
+        prop_assert!(Certificate::parse(&der[..to.min(der.len() - 1)]).is_err());
+    }
+
+    #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         if let Ok(read) = Authenticated::parse(&bytes) {
             drop(read.certificates());
         }
+        drop(Lists::parse(&bytes));
+        drop(Certificate::parse(&bytes));
     }
 }

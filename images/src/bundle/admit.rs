@@ -2,6 +2,7 @@
 
 use super::error::BundleError;
 use super::{Bundle, Manifest};
+use crate::secure_boot::Firmware;
 use crate::slot::{BadVersion, Plan};
 use crate::verity::{self, RootHash};
 
@@ -25,6 +26,8 @@ pub struct NodeFacts<'a> {
     pub supports: &'a [&'a str],
     /// Versions that have failed on it.
     pub bad_versions: &'a [BadVersion],
+    /// What its firmware starts; none where that is everything, without Secure Boot.
+    pub firmware: Option<&'a Firmware>,
 }
 
 /// What an operator lets pass; a channel nothing.
@@ -42,6 +45,7 @@ pub struct Admitted {
     pub(super) bundle: Bundle,
     /// Which of the manifest's bases runs.
     pub(super) base: Option<usize>,
+    pub(super) firmware: Option<Firmware>,
 }
 
 impl Bundle {
@@ -102,7 +106,11 @@ impl Bundle {
                 .iter()
                 .position(|base| base.root_hash == hash)
         });
-        Ok(Admitted { bundle: self, base })
+        Ok(Admitted {
+            bundle: self,
+            base,
+            firmware: node.firmware.cloned(),
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use super::manifest::{Digest, PayloadName};
 use super::segment::SegmentError;
 use super::signed::SignedError;
+use crate::secure_boot::{Fault, Refusal};
 use crate::slot::SlotError;
 use crate::verity::RootHash;
 
@@ -123,6 +124,9 @@ pub enum BundleError {
         /// What the disk has.
         found: Digest,
     },
+    /// Secure Boot is on, and the machine wouldn't come up with it.
+    #[error("this machine's firmware wouldn't start the bundle's kernel image (Secure Boot): {0}")]
+    Firmware(#[from] Refusal),
     /// The root partition can't be read or written.
     #[error("the slot's root partition: {0}")]
     Place(#[source] io::Error),
@@ -132,4 +136,10 @@ pub enum BundleError {
     /// Somebody has stopped it.
     #[error("the update was stopped; begun again it goes on where it was")]
     Cancelled,
+}
+
+impl From<Fault> for BundleError {
+    fn from(fault: Fault) -> Self {
+        Self::Firmware(Refusal::Invalid(fault))
+    }
 }

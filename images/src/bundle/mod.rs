@@ -29,7 +29,7 @@
 //! | [`Bundle::admit`] | is it for this node, now | before anything is written |
 //! | [`Slots::inactive`](crate::slot::Slots::inactive), `begin` | the slot can't be booted any more | |
 //! | [`Admitted::prepare`] | what is there already, what has to be fetched | |
-//! | [`Prepared::run`] | fetches, verifies, writes; then reads all back and gives [`Verified`](crate::slot::Verified) | before the slot can be booted |
+//! | [`Prepared::run`] | fetches, verifies, writes, and under Secure Boot asks who signed the kernel image ([`crate::secure_boot`]); then reads all back and gives [`Verified`](crate::slot::Verified) | before the slot can be booted |
 //! | [`Writing::finish`](crate::slot::Writing::finish) | the next boot takes it | |
 //!
 //! What breaks off is begun again from the first step and finds what it has by digest.
@@ -72,6 +72,26 @@ pub struct Bundle {
     head: Digest,
 }
 
+/// Reads a bundle's head, manifest and signature, and how many bytes the whole file has. Nothing of it
+/// is verified.
+///
+/// # Errors
+/// [`BundleError::Source`]; [`BundleError::Signed`] for what begins as no bundle does.
+pub fn read_head(source: &mut dyn Source) -> Result<(Vec<u8>, u64), BundleError> {
+    let found = source.size().map_err(BundleError::Source)?;
+    let mut head = vec![0; found.min(signed::HEAD as u64) as usize];
+    source.read_at(0, &mut head).map_err(BundleError::Source)?;
+    let end = KIND.end(&head)?;
+    if found < end as u64 {
+        return Err(SignedError::CutOff(KIND.what).into());
+    }
+    head.resize(end, 0);
+    source
+        .read_at(signed::HEAD as u64, &mut head[signed::HEAD..])
+        .map_err(BundleError::Source)?;
+    Ok((head, found))
+}
+
 impl Bundle {
     /// Reads the head and believes it if one of `keys` has signed it.
     ///
@@ -79,17 +99,7 @@ impl Bundle {
     /// [`BundleError`]; nothing but the fixed part of the head was looked at before the
     /// signature held.
     pub fn open(source: &mut dyn Source, keys: &[PublicKey]) -> Result<Self, BundleError> {
-        let found = source.size().map_err(BundleError::Source)?;
-        let mut head = vec![0; found.min(signed::HEAD as u64) as usize];
-        source.read_at(0, &mut head).map_err(BundleError::Source)?;
-        let end = KIND.end(&head)?;
-        if found < end as u64 {
-            return Err(SignedError::CutOff(KIND.what).into());
-        }
-        head.resize(end, 0);
-        source
-            .read_at(signed::HEAD as u64, &mut head[signed::HEAD..])
-            .map_err(BundleError::Source)?;
+        let (head, found) = read_head(source)?;
         let text = signed::verify(&KIND, &head, keys)?;
         let manifest = Manifest::parse(text)?;
         let pieces = head.len() as u64;

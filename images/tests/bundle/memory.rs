@@ -134,6 +134,7 @@ fn takes_it() {
         boot_room: 1 << 20,
         supports: &[],
         bad_versions: &[],
+        firmware: None,
     };
     let admitted = opened.admit(&facts, Allow::default()).unwrap();
     let mut places = Places {

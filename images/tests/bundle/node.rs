@@ -224,6 +224,7 @@ impl Node {
             boot_room: slots.boot_room()?,
             supports: &self.supports,
             bad_versions: &bad_versions,
+            firmware: None,
         };
         let admitted = bundle.admit(&facts, allow)?;
         let mut writing = slots.inactive()?.begin(&admitted.plan())?;

@@ -123,6 +123,12 @@ const FORCE: Parameter = Parameter {
     about: "take a version that has failed here before",
 };
 
+const BUNDLE: Parameter = Parameter {
+    name: "bundle",
+    kind: "string",
+    about: "SHA-256 of the bundle up to its signature's end: the client's earlier push of the same one, whose connection may be broken, makes way",
+};
+
 /// Every route.
 pub const ROUTES: &[Route] = &[
     Route {
@@ -260,7 +266,7 @@ pub const ROUTES: &[Route] = &[
         path: "/v1/update/push",
         access: OPERATOR,
         about: "Begins an update from a bundle that the client has, by `Upgrade: slipway-bundle`: the node asks for the parts that it lacks. What is said is in `images/src/bundle/wire.rs`; its texts are `Update`.",
-        parameters: &[REBOOT, DOWNGRADE, FORCE],
+        parameters: &[REBOOT, DOWNGRADE, FORCE, BUNDLE],
         takes: None,
         gives: Gives::Upgrade("slipway-bundle"),
         handler: handler!(update::api::push),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slipway_images::bundle::Source as _;
-use slipway_noded::update::Stop;
 use slipway_noded::update::remote::Remote;
+use slipway_noded::update::{Stop, Word};
 
 use ranges::{Mood, Server};
 
@@ -116,7 +116,7 @@ fn a_stop_is_heard_while_it_waits() {
     let began = Instant::now();
     let teller = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(200));
-        stop.tell();
+        stop.tell(Word::Stop);
     });
     let why = remote.size().unwrap_err().to_string();
     assert_eq!(why, "it was stopped");

@@ -144,8 +144,8 @@ impl Admitted {
                 });
             }
         }
-        // What is fetched, in the order of the bundle.
-        jobs.sort_by_key(|job| job.at);
+        // What is fetched, in the order of the bundle: for each payload its segments, then deltas.
+        jobs.sort_by_key(|job| (job.payload, job.at));
         let mut prepared = Prepared {
             admitted: self,
             jobs,
@@ -211,6 +211,7 @@ impl Prepared {
             prepared: self,
             source,
             pieces: Pieces::new(&self.admitted),
+            expected: 0..0,
             looking: Looking {
                 places,
                 watch,

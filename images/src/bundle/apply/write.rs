@@ -6,9 +6,10 @@ use super::pieces::Pieces;
 use super::places::{Looking, PIECE, Side};
 use super::{Action, Job, Prepared};
 use crate::bundle::error::BundleError;
-use crate::bundle::manifest::{Delta, Digest, Stored};
+use crate::bundle::manifest::{Delta, Digest, PayloadName, Stored};
 use crate::bundle::segment::{SegmentError, unpack};
 use crate::bundle::source::Source;
+use crate::secure_boot::authenticode::Program;
 
 /// Bytes that are fetched between two looks at whether to stop.
 const FETCH: usize = 256 << 10;
@@ -17,21 +18,38 @@ pub struct AtWork<'l, 'p, 'w, 'v> {
     pub prepared: &'l Prepared,
     pub source: &'l mut dyn Source,
     pub pieces: Pieces,
+    /// What the source was told last.
+    pub expected: Range<u64>,
     pub looking: Looking<'l, 'p, 'w, 'v>,
 }
 
 impl AtWork<'_, '_, '_, '_> {
+    /// The kernel image first: what firmware wouldn't start needs no root.
     pub fn write(&mut self) -> Result<(), BundleError> {
+        self.write_payload(PayloadName::Kernel)?;
+        if let Some(firmware) = &self.prepared.admitted.firmware {
+            let size = self.prepared.manifest().kernel.size;
+            let looking = &mut self.looking;
+            let program = Program::read(size, |offset, buffer| {
+                looking.tell()?;
+                looking.read(Side::New, PayloadName::Kernel, offset, buffer)
+            })?;
+            firmware.check(&program)?;
+        }
+        self.write_payload(PayloadName::Root)
+    }
+
+    fn write_payload(&mut self, payload: PayloadName) -> Result<(), BundleError> {
         let manifest = self.prepared.manifest();
         let mut segment = Vec::new();
-        let mut expected = 0;
-        for (n, job) in self.prepared.jobs.iter().enumerate() {
+        let jobs = self.prepared.jobs.iter().enumerate();
+        for (n, job) in jobs.filter(|(_, job)| job.payload == payload) {
             let place = manifest.place(job.payload, job.segment);
             // Limited to 8 MiB by `Manifest::check`.
             segment.resize((place.end - place.start) as usize, 0);
-            if self.prepared.piece(job).is_some() && job.at >= expected {
-                expected = self.run_of(n);
-                self.source.expect(job.at..expected);
+            if self.prepared.piece(job).is_some() && !self.expected.contains(&job.at) {
+                self.expected = job.at..self.run_of(n);
+                self.source.expect(self.expected.clone());
             }
             self.get(job, &place, &mut segment)?;
             for (n, bytes) in segment.chunks(PIECE).enumerate() {

@@ -3,8 +3,10 @@
 use http_body_util::{BodyExt as _, Empty};
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::{Response, StatusCode};
+use slipway_images::bundle::Digest;
 use slipway_images::node::update::{How, PUSH_PROTOCOL, Reboot, UpdateOrder};
 
+use super::Pusher;
 use super::order::Order;
 use crate::answer::{Outcome, Refusal, json};
 use crate::audit;
@@ -45,9 +47,16 @@ pub async fn push(mut call: Call) -> Outcome {
         allow_downgrade: call.flag("allow-downgrade")?,
         force: call.flag("force")?,
     };
-    let who = call.caller.as_ref().map_or("nobody", |c| c.name.as_str());
+    let bundle = call.query("bundle").map(str::parse::<Digest>).transpose();
+    let pusher = Pusher {
+        who: (call.caller.as_ref()).map_or_else(|| "nobody".into(), |caller| caller.name.clone()),
+        bundle: bundle
+            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("bundle: {error}")))?,
+    };
     let upgrade = hyper::upgrade::on(&mut call.request);
-    call.app.updates.push(who, how, upgrade)?;
+    let (updates, same) = (call.app.updates.clone(), pusher.clone());
+    call.app.blocking(move || updates.make_way(&same)).await?;
+    call.app.updates.push(pusher, how, upgrade)?;
     audit::note(&call, "pushes an update");
     let mut answer = Response::new(Empty::new().boxed_unsync());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

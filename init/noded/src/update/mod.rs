@@ -3,7 +3,7 @@
 //! | who begins it | its bundle | after a restart of noded, a reboot, a power cut |
 //! |---|---|---|
 //! | `POST /v1/update` | fetched by [`remote`] | goes on by itself: the [`order`] is kept |
-//! | `POST /v1/update/push` | asked for over the connection | goes on when it is pushed again |
+//! | `POST /v1/update/push` | asked for over the connection | goes on when it is pushed again, also while the node still waits for the connection before |
 //! | the seed's [`channel`] | fetched by [`remote`] | goes on by itself |
 //!
 //! [`work`] is the walk from a bundle to a slot that the next boot takes. What was written
@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod channel;
+mod firmware;
 pub mod order;
 mod places;
 mod push;
@@ -34,8 +35,9 @@ use crate::options::Tuning;
 use crate::paths::Paths;
 use crate::{local_time, notice, power};
 use order::Order;
+pub use push::Pusher;
 use remote::Remote;
-pub use stop::Stop;
+pub use stop::{Stop, Word};
 use work::{Failed, Report};
 
 /// Between two looks at the clock, the channel and what waits for a reboot.
@@ -58,6 +60,8 @@ struct Book {
     status: Update,
     /// Of the one under way.
     stop: Option<Arc<Stop>>,
+    /// Who pushes it, if it is pushed.
+    pusher: Option<Pusher>,
 }
 
 /// The one update under way; its place is free again when this is gone.
@@ -100,13 +104,13 @@ impl Updates {
         // Whoever is stopped doesn't want it back with the next start, either.
         Order::forget(&self.0.paths);
         if let Some(stop) = &stop {
-            stop.tell();
+            stop.tell(Word::Stop);
         }
         stop.is_some()
     }
 
     /// Takes the place of the one update.
-    fn begin(&self, from: String, how: How, stop: Stop) -> Result<Run, Refusal> {
+    fn begin(&self, from: String, how: How, pusher: Option<Pusher>) -> Result<Run, Refusal> {
         let mut book = self.book();
         if book.stop.is_some() {
             let from = book.status.from.as_deref().unwrap_or_default();
@@ -115,8 +119,9 @@ impl Updates {
                 format!("an update is under way (from {from}): wait for it, or stop it"),
             ));
         }
-        let stop = Arc::new(stop);
+        let stop = Arc::new(Stop::default());
         book.stop = Some(Arc::clone(&stop));
+        book.pusher = pusher;
         book.status = Update {
             state: UpdateState::Running,
             from: Some(from),
@@ -137,7 +142,7 @@ impl Updates {
     /// # Errors
     /// 409 while another is under way, 500 for what the system refuses.
     pub fn fetch(&self, order: Order) -> Result<(), Refusal> {
-        let run = self.begin(api::shown(&order.url), order.how, Stop::default())?;
+        let run = self.begin(api::shown(&order.url), order.how, None)?;
         order.keep(&self.0.paths);
         spawn(move || {
             let trouble = run.updates.clone();
@@ -260,9 +265,10 @@ impl Run {
         };
         let paths = &self.updates.0.paths;
         work::run(paths, self.how, head, source, &self.stop, &report).map_err(|why| {
-            match self.stop.is_told() {
-                true => Failed::Stopped,
-                false => why,
+            match self.stop.told() {
+                Some(Word::Stop) => Failed::Stopped,
+                Some(Word::MakeWay) => Failed::TakenOver,
+                None => why,
             }
         })
     }
@@ -273,6 +279,10 @@ impl Run {
         let (state, note) = match &done {
             Ok(_) => (UpdateState::Staged, None),
             Err(Failed::Stopped) => (UpdateState::Stopped, None),
+            Err(Failed::TakenOver) => (
+                UpdateState::Stopped,
+                Some("it is pushed over another connection now".to_owned()),
+            ),
             Err(Failed::Runs) => (UpdateState::Failed, Some("it runs already".to_owned())),
             Err(Failed::Why(why)) => (UpdateState::Failed, Some(why.clone())),
         };
@@ -308,7 +318,9 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.updates.book().stop = None;
+        let mut book = self.updates.book();
+        (book.stop, book.pusher) = (None, None);
+        drop(book);
         // A reboot may be due at once.
         self.updates.0.ended.notify_all();
     }

@@ -1,65 +1,63 @@
 //! A word to an update that is under way: that it is to end.
 
 use std::io;
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// Why it is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// Nobody wants it any more.
+    Stop,
+    /// It goes on over another connection: what is written stays as it is.
+    MakeWay,
+}
 
 /// Whether an update is to end.
 #[derive(Debug, Default)]
 pub struct Stop {
-    told: Mutex<bool>,
+    told: Mutex<Option<Word>>,
     changed: Condvar,
-    /// What it may be reading from.
-    stream: Option<UnixStream>,
 }
 
 impl Stop {
-    /// One for an update that reads from `stream`, which is closed with the word.
-    #[must_use]
-    pub fn closing(stream: UnixStream) -> Self {
-        Self {
-            stream: Some(stream),
-            ..Self::default()
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, bool> {
+    fn lock(&self) -> MutexGuard<'_, Option<Word>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says it.
-    pub fn tell(&self) {
-        *self.lock() = true;
-        self.changed.notify_all();
-        if let Some(stream) = &self.stream {
-            // Closed already by the other side: the same.
-            drop(stream.shutdown(Shutdown::Both));
+    /// Says it. Who is stopped makes way for nobody.
+    pub fn tell(&self, word: Word) {
+        let mut told = self.lock();
+        if *told != Some(Word::Stop) {
+            *told = Some(word);
         }
+        drop(told);
+        self.changed.notify_all();
     }
 
-    /// Whether it was said.
+    /// What was said.
     #[must_use]
-    pub fn is_told(&self) -> bool {
+    pub fn told(&self) -> Option<Word> {
         *self.lock()
     }
 
-    /// An error if it was said.
+    /// An error if anything was said.
     ///
     /// # Errors
     /// That error.
     pub fn check(&self) -> io::Result<()> {
-        match self.is_told() {
-            true => Err(io::Error::other("it was stopped")),
-            false => Ok(()),
+        match self.told() {
+            Some(_) => Err(io::Error::other("it was stopped")),
+            None => Ok(()),
         }
     }
 
     /// Waits, but not when it is to end.
     pub fn wait(&self, time: Duration) {
         let guard = self.lock();
-        let waited = self.changed.wait_timeout_while(guard, time, |told| !*told);
+        let waited = self
+            .changed
+            .wait_timeout_while(guard, time, |told| told.is_none());
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }

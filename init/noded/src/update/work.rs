@@ -13,8 +13,9 @@ use slipway_images::slot::Disk;
 use slipway_init::files;
 use slipway_init::find::{self, RootWish};
 
-use super::Stop;
 use super::places::Node;
+use super::stop::Word;
+use super::{Stop, firmware};
 use crate::paths::Paths;
 
 /// Keeps the datastore of what runs.
@@ -25,6 +26,8 @@ const CLUSTERD: &str = "usr/bin/clusterd";
 pub enum Failed {
     /// Somebody has stopped it.
     Stopped,
+    /// It goes on over another connection.
+    TakenOver,
     /// It runs already: it was staged before, and booted.
     Runs,
     /// One line.
@@ -74,6 +77,7 @@ pub fn run(
 
     let info = ImageInfo::read(&paths.image_info())?;
     let mut node = Node::open(paths)?;
+    let firmware = firmware::read(paths)?;
     let bad_versions = node.slots.status().bad_versions;
     let facts = NodeFacts {
         board: &info.board,
@@ -84,6 +88,7 @@ pub fn run(
         boot_room: node.slots.boot_room()?,
         supports: &[],
         bad_versions: &bad_versions,
+        firmware: firmware.as_ref(),
     };
     let allow = Allow {
         downgrade: how.allow_downgrade,
@@ -112,9 +117,9 @@ pub fn run(
             Step::Verify => UpdateStep::Verify,
         }));
         report(Report::Progress(*progress));
-        match stop.is_told() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        match stop.told() {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
         }
     };
     let done = admitted
@@ -122,7 +127,7 @@ pub fn run(
         .and_then(|prepared| prepared.run(source, &mut places, &mut watch));
     let verified = match done {
         Ok(verified) => verified,
-        Err(error) if stop.is_told() => {
+        Err(error) if stop.told() == Some(Word::Stop) => {
             // What was written stays on the partition, for another update to find.
             writing.abandon()?;
             tell_slots(paths, &node);

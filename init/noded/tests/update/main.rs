@@ -7,11 +7,14 @@
     reason = "helpers of tests may panic"
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
-#[path = "../../../images/tests/bundle/maker.rs"]
+mod firmware;
+#[path = "../../../../images/tests/bundle/maker.rs"]
 #[allow(dead_code, reason = "made for other tests, too")]
 mod maker;
-#[path = "common/ranges.rs"]
+mod pushes;
+#[path = "../common/ranges.rs"]
 mod ranges;
 
 use std::fs::{self, File};
