@@ -1,7 +1,7 @@
 # The two commands of the README, and what they are made of.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-power test-wifi check bench
+.PHONY: help setup build run test test-power test-wifi test-boards check bench
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,13 @@ test-wifi: build ## boot an image with simulated radios and join wireless networ
 	@ci/setup test
 	@target/release/slipway build test-wifi
 	@cargo test --quiet --workspace --locked --test boot -- --ignored wireless_
+
+test-boards: ## build the images of the other boards, check them, and boot them
+	@ci/setup boards
+	@cargo build --quiet --release --locked -p slipway
+	@target/release/slipway build arm64-uefi
+	@ci/image-check target/images/arm64-uefi.img target/images/arm64-uefi.img.zst
+	@cargo test --quiet --workspace --locked --test boot -- --ignored --test-threads=1 board_
 
 check: ## formatting and lints only
 	@ci/check

@@ -36,6 +36,8 @@ const TAIL: usize = 120;
 pub struct Setup {
     /// The machine's and the host's name.
     pub name: String,
+    /// The processor.
+    pub arch: Arch,
     /// A raw image; never written to.
     pub image: PathBuf,
     /// The disk's size.
@@ -73,10 +75,11 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// UEFI, two processors, 2 GiB, 16 GiB of disk, nothing forwarded.
+    /// x86-64, UEFI, two processors, 2 GiB, 16 GiB of disk, nothing forwarded.
     pub fn new(image: impl Into<PathBuf>) -> Self {
         Self {
             name: "boot-test".into(),
+            arch: Arch::X86_64,
             image: image.into(),
             disk_size: DiskSize::gib(16),
             cpus: 2,
@@ -120,7 +123,7 @@ impl Node {
 
     fn try_boot(setup: Setup) -> Result<Self> {
         let dir = temporary()?;
-        let arch = Arch::X86_64;
+        let arch = setup.arch;
         let choice = accel::choose(arch, Some(&accelerator_cache()))?;
         let boot = if let Some((kernel, initrd, cmdline)) = setup.kernel {
             Boot::Kernel {

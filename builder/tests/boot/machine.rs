@@ -16,6 +16,7 @@ use slipway_access::kubeconfig::Kubeconfig;
 use slipway_images::layout;
 use slipway_qemu::VmName;
 use slipway_qemu::harness::{Node, Setup};
+use slipway_qemu::machine::Arch;
 use slipway_qemu::snapshot::Snapshot;
 
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -51,10 +52,7 @@ impl Caught {
     fn make() -> Self {
         let mut cluster = Cluster::boot();
         cluster.wait_ready();
-        // The add-ons are applied once the API is ready, which is about now.
-        let coredns = ["-n", "kube-system", "deployment/coredns", "--timeout=300s"];
-        cluster.kubectl(&[&["wait", "--for=create"], &coredns[..]].concat());
-        cluster.kubectl(&[&["rollout", "status"], &coredns[..]].concat());
+        cluster.wait_dns();
         let at = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ready-node");
         // Of an earlier run: its guest's clock would stand where that run was.
         if at.exists() {
@@ -74,6 +72,15 @@ impl Cluster {
         let name: VmName = "boot-test".parse().unwrap();
         let (seed, _) = identity::seed(&name, false).unwrap();
         Self::around(boot_with(seed.clone().into_bytes()), name, seed)
+    }
+
+    /// The image of another board, switched on for the first time.
+    pub fn of_board(arch: Arch, image: PathBuf) -> Self {
+        let name: VmName = "boot-test".parse().unwrap();
+        let (seed, _) = identity::seed(&name, false).unwrap();
+        let mut setup = setup(image, seed.clone().into_bytes());
+        setup.arch = arch;
+        Self::around(Node::boot(setup), name, seed)
     }
 
     fn around(node: Node, name: VmName, seed: String) -> Self {
@@ -111,6 +118,13 @@ impl Cluster {
                 Err(error) => Err(error.to_string()),
             }
         });
+    }
+
+    /// Waits for the cluster's DNS: add-ons are applied once the API is ready.
+    pub fn wait_dns(&self) {
+        let coredns = ["-n", "kube-system", "deployment/coredns", "--timeout=600s"];
+        self.kubectl(&[&["wait", "--for=create"], &coredns[..]].concat());
+        self.kubectl(&[&["rollout", "status"], &coredns[..]].concat());
     }
 
     /// Runs kubectl as the administrator and returns what it says.
@@ -254,10 +268,14 @@ impl Cluster {
 
 /// Boots the image with these bytes as its seed.
 pub fn boot_with(seed: Vec<u8>) -> Node {
-    let mut setup = Setup::new(image());
+    Node::boot(setup(image(), seed))
+}
+
+fn setup(image: PathBuf, seed: Vec<u8>) -> Setup {
+    let mut setup = Setup::new(image);
     setup.ports = vec![API, KUBELET];
     setup.fw_cfg = vec![(identity::FW_CFG_NAME.to_owned(), seed)];
-    Node::boot(setup)
+    setup
 }
 
 /// The image under test.

@@ -13,6 +13,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod boards;
 mod fetched;
 mod flashed;
 mod immutable;
