@@ -52,7 +52,12 @@ pub fn argv(machine: &Machine) -> Vec<OsString> {
     if machine.tpm {
         argv.option("-chardev", format!("socket,id=tpm,path={}", tpm::SOCKET));
         argv.option("-tpmdev", "emulator,id=tpm0,chardev=tpm");
-        argv.option("-device", "tpm-crb,tpmdev=tpm0");
+        let device = match machine.arch {
+            Arch::X86_64 => "tpm-crb",
+            // Its place is in the device tree and in ACPI's tables.
+            Arch::Aarch64 | Arch::Armv7 => "tpm-tis-device",
+        };
+        argv.option("-device", format!("{device},tpmdev=tpm0"));
     }
     if machine.on_reboot == OnReboot::Exit {
         argv.flag("-no-reboot");

@@ -115,13 +115,13 @@ pub fn architecture(image: &Path) -> Result<Arch> {
         return Ok(Arch::X86_64);
     };
     let types = found.table.partitions.iter().map(|p| p.type_guid);
-    let known = types.filter_map(|guid| match guid {
+    let mut known = types.filter_map(|guid| match guid {
         layout::TYPE_ROOT_X86_64 => Some(Arch::X86_64),
         layout::TYPE_ROOT_ARM64 => Some(Arch::Aarch64),
         layout::TYPE_ROOT_ARM => Some(Arch::Armv7),
         _ => None,
     });
-    Ok(known.last().unwrap_or(Arch::X86_64))
+    Ok(known.next_back().unwrap_or(Arch::X86_64))
 }
 
 fn cannot_unpack(image: &Path, why: &io::Error) -> Error {
