@@ -5,10 +5,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use slipway_images::bundle::keys::SIGNATURE;
 use slipway_images::bundle::manifest::Manifest;
-use slipway_images::bundle::{Bundle, KIND, signed};
+use slipway_images::bundle::{Bundle, BundleError, Source, read_head, signed};
 
 use super::refused;
+use super::remote::Remote;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::keys::update::load_public;
 
@@ -63,44 +65,39 @@ impl fmt::Display for Inspected {
     }
 }
 
-/// Reads a bundle's manifest; with a key, only if that has signed it.
+/// Reads the manifest of a bundle, a file or a URL; with a key, only if that has signed it. Of
+/// a URL only the head is fetched.
 ///
 /// # Errors
-/// [`Kind::Untrusted`], [`Kind::Input`] for what is no bundle, [`Kind::Io`].
+/// [`Kind::Untrusted`], [`Kind::Input`] for what is no bundle, [`Kind::Io`], [`Kind::Network`].
 pub fn inspect(path: &Path, key: Option<&Path>) -> Result<Inspected> {
-    let mut file = File::open(path).at("opening", path)?;
-    let size = file.metadata().at("reading", path)?.len();
-    let (head, manifest) = match key {
-        Some(key) => {
-            let key = load_public(key)?;
-            let bundle = Bundle::open(&mut file, &[key]).map_err(|e| refused(path, &e))?;
-            (key.id().to_string(), bundle.manifest().clone())
+    let url = path.to_str().filter(|text| text.contains("://"));
+    let mut source: Box<dyn Source> = match url {
+        Some(url) => Box::new(Remote::new(url)),
+        None => Box::new(File::open(path).at("opening", path)?),
+    };
+    let refuse = |error: BundleError| match (&error, url) {
+        (BundleError::Source(why), Some(url)) => {
+            Error::new(Kind::Network, format!("{url} can't be read: {why}"))
         }
-        None => unverified(path, &file)?,
+        _ => refused(path, &error),
+    };
+    let (head, size) = read_head(&mut *source).map_err(refuse)?;
+    let manifest = match key {
+        Some(key) => {
+            let bundle = Bundle::open(&mut *source, &[load_public(key)?]).map_err(refuse)?;
+            bundle.manifest().clone()
+        }
+        None => {
+            let json = &head[signed::HEAD..head.len() - SIGNATURE];
+            Manifest::parse(json).map_err(refuse)?
+        }
     };
     Ok(Inspected {
         bundle: path.to_owned(),
         size,
-        signer: head,
+        signer: crate::digest::to_hex(&head[16..signed::HEAD]),
         verified: key.is_some(),
         manifest,
     })
-}
-
-/// Who says that he has signed, and the manifest.
-fn unverified(path: &Path, file: &File) -> Result<(String, Manifest)> {
-    use std::os::unix::fs::FileExt as _;
-    let refuse = |e: &dyn fmt::Display| {
-        let message = format!("{}: {e}", path.display());
-        Error::new(Kind::Input, message)
-    };
-    let len = file.metadata().at("reading", path)?.len();
-    let mut head = vec![0; len.min(signed::HEAD as u64) as usize];
-    file.read_exact_at(&mut head, 0).at("reading", path)?;
-    let end = KIND.end(&head).map_err(|e| refuse(&e))?;
-    let mut json = vec![0; end - signed::HEAD - slipway_images::bundle::keys::SIGNATURE];
-    file.read_exact_at(&mut json, signed::HEAD as u64)
-        .at("reading", path)?;
-    let manifest = Manifest::parse(&json).map_err(|e| refuse(&e))?;
-    Ok((crate::digest::to_hex(&head[16..]), manifest))
 }

@@ -7,6 +7,7 @@ mod deltas;
 pub mod image;
 mod inspect;
 pub mod make;
+mod remote;
 mod verify;
 
 use std::path::PathBuf;
@@ -63,7 +64,8 @@ pub struct MakeArgs {
 enum BundleCommand {
     /// Show what a bundle says of itself.
     Inspect {
-        /// The bundle.
+        /// The bundle: a file, or an http:// or https:// URL of which only the head is fetched.
+        #[arg(value_name = "FILE|URL")]
         bundle: PathBuf,
         /// The public key that it must be signed with. Without it nothing is verified.
         #[arg(long, value_name = "PUB")]

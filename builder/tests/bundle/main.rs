@@ -13,9 +13,13 @@ mod channel;
 mod noise;
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use noise::noise;
 use slipway::bundle::image::Image;
@@ -195,6 +199,19 @@ fn a_bundle_of_an_image_is_whole_and_the_same_each_time() {
     assert!(shown.to_string().contains("verified"), "{shown}");
     let shown = inspect(&place.at("a.slip"), None).unwrap().to_string();
     assert!(shown.contains("NOT VERIFIED"), "{shown}");
+    // Over the network: the same, and with or without ranges no more than its head.
+    let bytes = fs::read(place.at("a.slip")).unwrap();
+    for ranges in [true, false] {
+        let server = Server::new(bytes.clone(), ranges);
+        let url = Path::new(&server.url);
+        assert_eq!(inspect(url, None).unwrap().to_string(), shown);
+        let verified = inspect(url, Some(&place.at("update.pub"))).unwrap();
+        assert!(!verified.to_string().contains("NOT"), "{verified}");
+        let sent = server.sent.load(Ordering::Relaxed);
+        assert!(!ranges || sent <= 2 * (64 << 10), "{sent}");
+        let error = inspect(Path::new(&format!("{}x", server.url)), None).unwrap_err();
+        assert!(error.message().contains("404"), "{error}");
+    }
 
     // Of the download, without what is remembered, and by another hand of the clock.
     let packed = place.at("a.img.zst");
@@ -339,4 +356,57 @@ fn verify_finds_a_changed_byte_anywhere() {
     update::generate(&place.at("o.key"), &place.at("o.pub")).unwrap();
     let error = verify(&place.at("a.slip"), &place.at("o.pub"), &quiet()).unwrap_err();
     assert_eq!(error.kind, Kind::Untrusted);
+}
+
+/// A web server with one file.
+struct Server {
+    url: String,
+    /// Bytes of the file that it was asked for.
+    sent: Arc<AtomicUsize>,
+}
+
+impl Server {
+    fn new(file: Vec<u8>, ranges: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/a.slip", listener.local_addr().unwrap());
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&sent);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let lines = BufReader::new(&stream).lines().map(Result::unwrap);
+                let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                let range = head
+                    .iter()
+                    .find_map(|line| line.strip_prefix("range: bytes="));
+                let (first, last) = range.unwrap().split_once('-').unwrap();
+                let last = last.parse::<usize>().unwrap().min(file.len() - 1);
+                let first: usize = first.parse().unwrap();
+                let (status, body) = match (head[0].contains("/a.slip "), ranges) {
+                    (false, _) => ("404 Not Found".to_owned(), &b""[..]),
+                    (true, false) => ("200 OK".to_owned(), &file[..]),
+                    (true, true) => {
+                        let size = file.len();
+                        let said = format!("content-range: bytes {first}-{last}/{size}");
+                        (
+                            format!("206 Partial Content\r\n{said}"),
+                            &file[first..=last],
+                        )
+                    }
+                };
+                count.fetch_add(body.len(), Ordering::Relaxed);
+                let length = body.len();
+                let head = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+                );
+                // Who has what it wants hangs up.
+                drop(
+                    stream
+                        .write_all(head.as_bytes())
+                        .and_then(|()| stream.write_all(body)),
+                );
+            }
+        });
+        Self { url, sent }
+    }
 }

@@ -49,7 +49,7 @@ pub use admit::{Admitted, Allow, NodeFacts};
 pub use apply::{KernelPlace, Places, Prepared, Progress, RootPlace, Step};
 pub use error::BundleError;
 pub use manifest::{Digest, Manifest, PayloadName};
-pub use source::Source;
+pub use source::{Source, content_range};
 
 use keys::PublicKey;
 use signed::{Kind, SignedError};

@@ -35,3 +35,12 @@ impl Source for File {
         self.read_exact_at(buffer, offset)
     }
 }
+
+/// Where a part begins and how many bytes there are in all, by a web server's `Content-Range`
+/// (RFC 9110, section 14.4): `bytes FIRST-LAST/SIZE`.
+#[must_use]
+pub fn content_range(text: &str) -> Option<(u64, u64)> {
+    let (part, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, _) = part.split_once('-')?;
+    Some((first.parse().ok()?, size.parse().ok()?))
+}

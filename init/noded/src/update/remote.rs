@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slipway_images::bundle::Source;
+use slipway_images::bundle::{Source, content_range};
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE};
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body, BodyReader};
@@ -213,14 +213,8 @@ fn read_head(response: &Response<Body>, from: u64) -> Result<(Seen, u64), Miss> 
     let senseless = || Miss::Ever("the server's answer to a range makes no sense".into());
     match response.status() {
         StatusCode::PARTIAL_CONTENT => {
-            // `bytes FIRST-LAST/SIZE`
             let range = text(headers, CONTENT_RANGE.as_str()).ok_or_else(senseless)?;
-            let parsed = range.strip_prefix("bytes ").and_then(|range| {
-                let (part, size) = range.split_once('/')?;
-                let (first, _) = part.split_once('-')?;
-                Some((first.parse::<u64>().ok()?, size.parse::<u64>().ok()?))
-            });
-            match parsed {
+            match content_range(range) {
                 Some((first, size)) if first == from => Ok((Seen { size, tag }, from)),
                 _ => Err(senseless()),
             }
