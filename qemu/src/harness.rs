@@ -412,23 +412,23 @@ impl Node {
         );
     }
 
-    /// What a failed test leaves to be read: every assertion of a test may have failed, so it
-    /// isn't for their messages to have it.
-    #[expect(clippy::print_stderr, reason = "where a test's evidence belongs")]
-    fn leave_evidence(&self) {
+    /// What a failed test leaves to be read, on standard error: every assertion of a test may
+    /// have failed, so it isn't for their messages to have it.
+    pub fn evidence(&self) -> String {
         let tail = console::tail(self.dir.path(), TAIL).unwrap_or_else(|e| e.to_string());
         let qemu = self.vm.as_ref().map(Vm::qemu_log).unwrap_or_default();
-        eprintln!(
+        format!(
             "--- {:.1} s after the start; QEMU said: {qemu}\n--- console ---\n{tail}\n---",
             self.started.elapsed().as_secs_f32()
-        );
+        )
     }
 }
 
 impl Drop for Node {
+    #[expect(clippy::print_stderr, reason = "where a test's evidence belongs")]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.leave_evidence();
+            eprintln!("{}", self.evidence());
         }
         if let Some(vm) = &mut self.vm
             && let Err(e) = vm.kill()

@@ -259,7 +259,11 @@ fn a_failure_shows_the_console() {
         text.contains("`never said` on the console took longer"),
         "{text}"
     );
-    assert!(text.contains("slipway test guest, boot 1"), "{text}");
+    let evidence = node.evidence();
+    assert!(
+        evidence.contains("slipway test guest, boot 1"),
+        "{evidence}"
+    );
 
     // And a closure's last error.
     let started = Instant::now();
