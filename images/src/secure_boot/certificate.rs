@@ -8,8 +8,8 @@ use yasna::models::ObjectIdentifier;
 use yasna::tags::{TAG_INTEGER, TAG_SEQUENCE};
 use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, Tag};
 
-use super::Fault;
 use super::pkcs7::{RSA_ENCRYPTION, oid, optional};
+use super::{Fault, der};
 use crate::hex;
 
 /// What it is signed with, and how that is verified.
@@ -60,8 +60,8 @@ impl Certificate {
     ///
     /// # Errors
     /// [`Fault::Malformed`] for what is none, or has another key than an RSA key.
-    pub fn parse(der: &[u8]) -> Result<Self, Fault> {
-        let parsed = yasna::parse_der(der, |r| certificate(r, der));
+    pub fn parse(bytes: &[u8]) -> Result<Self, Fault> {
+        let parsed = der::parse(bytes, |r| certificate(r, bytes));
         let (certificate, key) =
             parsed.map_err(|e| Fault::Malformed(format!("no certificate: {e}")))?;
         match key == oid(RSA_ENCRYPTION) {
@@ -140,14 +140,14 @@ impl Certificate {
 /// A certificate, and its key's algorithm.
 fn certificate(
     reader: BERReader<'_, '_>,
-    der: &[u8],
+    bytes: &[u8],
 ) -> ASN1Result<(Certificate, ObjectIdentifier)> {
     let (tbs, algorithm, signature) = reader.read_sequence(|r| {
         let tbs = r.next().read_der()?;
         let algorithm = identifier(r.next())?;
         Ok((tbs, algorithm, r.next().read_bitvec_bytes()?.0))
     })?;
-    yasna::parse_der(&tbs, |r| {
+    der::parse(&tbs, |r| {
         r.read_sequence(|r| {
             optional(r, Tag::context(0))?;
             let serial = r.next().read_tagged_der()?;
@@ -167,7 +167,7 @@ fn certificate(
                 optional(r, Tag::context(extension))?;
             }
             let certificate = Certificate {
-                der: der.to_vec(),
+                der: bytes.to_vec(),
                 tbs: tbs.clone(),
                 algorithm,
                 signature,
@@ -193,7 +193,7 @@ fn identifier(reader: BERReader<'_, '_>) -> ASN1Result<ObjectIdentifier> {
 
 /// A name to be read.
 fn words(name: &[u8]) -> ASN1Result<String> {
-    let parts = yasna::parse_der(name, |r| {
+    let parts = der::parse(name, |r| {
         if r.lookahead_tag()? != TAG_SEQUENCE {
             return Err(ASN1Error::new(ASN1ErrorKind::Invalid));
         }

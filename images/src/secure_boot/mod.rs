@@ -15,6 +15,7 @@
 
 pub mod authenticode;
 pub mod certificate;
+mod der;
 pub mod lists;
 pub mod pkcs7;
 

@@ -16,7 +16,7 @@ use yasna::models::ObjectIdentifier;
 use yasna::tags::{TAG_SEQUENCE, TAG_SET};
 use yasna::{ASN1Error, ASN1ErrorKind, ASN1Result, BERReader, BERReaderSeq, Tag};
 
-use super::{Certificate, Fault};
+use super::{Certificate, Fault, der};
 
 /// A SignedData.
 pub const SIGNED_DATA: &[u64] = &[1, 2, 840, 113_549, 1, 7, 2];
@@ -46,7 +46,7 @@ pub fn oid(parts: &[u64]) -> ObjectIdentifier {
 /// # Errors
 /// [`Fault::Malformed`] for what is no DER element.
 pub fn inside(element: &[u8]) -> Result<Vec<u8>, Fault> {
-    yasna::parse_der(element, |r| r.read_tagged_der())
+    der::parse(element, |r| r.read_tagged_der())
         .map(|element| element.value().to_vec())
         .map_err(wrong)
 }
@@ -76,10 +76,10 @@ struct Signer {
 ///
 /// # Errors
 /// [`Fault::Malformed`] for what is none of this module's kind.
-pub fn read(der: &[u8]) -> Result<Signed, Fault> {
-    match yasna::parse_der(der, content_info) {
+pub fn read(bytes: &[u8]) -> Result<Signed, Fault> {
+    match der::parse(bytes, content_info) {
         Ok(signed) => Ok(signed),
-        Err(_) => yasna::parse_der(der, signed_data).map_err(wrong),
+        Err(_) => der::parse(bytes, signed_data).map_err(wrong),
     }
 }
 
@@ -120,7 +120,7 @@ fn certificates(reader: &mut BERReaderSeq<'_, '_>) -> ASN1Result<Vec<Vec<u8>>> {
         return Ok(Vec::new());
     };
     set[0] = SEQUENCE_OF;
-    yasna::parse_der(&set, |r| r.collect_sequence_of(|r| r.read_der()))
+    der::parse(&set, |r| r.collect_sequence_of(|r| r.read_der()))
 }
 
 fn signer_info(reader: BERReader<'_, '_>) -> ASN1Result<Signer> {
@@ -205,7 +205,7 @@ impl Signed {
     /// [`Fault::Untrusted`] if it isn't signed by who it says; as [`verify`](Self::verify).
     pub fn signers(&self) -> Result<Vec<Certificate>, Fault> {
         let known = self.certificates.iter();
-        let known: Vec<Certificate> = known.flat_map(|der| Certificate::parse(der)).collect();
+        let known: Vec<Certificate> = known.flat_map(|bytes| Certificate::parse(bytes)).collect();
         let is_signer = |one: &&Certificate| {
             (one.issuer(), one.serial()) == (&self.signer.issuer, &self.signer.serial)
         };
@@ -227,7 +227,7 @@ impl Signed {
 
     /// The message digest that attributes state, if they state this content's type.
     fn digest_of(&self, set: &[u8]) -> Result<Vec<u8>, Fault> {
-        let attributes = yasna::parse_der(set, |r| {
+        let attributes = der::parse(set, |r| {
             r.collect_set_of(|r| {
                 r.read_sequence(|r| {
                     let id = r.next().read_oid()?;
@@ -243,11 +243,11 @@ impl Signed {
                 _ => Err(wrong(ASN1Error::new(ASN1ErrorKind::Invalid))),
             }
         };
-        let kind = yasna::parse_der(&value(CONTENT_TYPE)?, |r| r.read_oid()).map_err(wrong)?;
+        let kind = der::parse(&value(CONTENT_TYPE)?, |r| r.read_oid()).map_err(wrong)?;
         if kind != self.kind {
             return Err(wrong(ASN1Error::new(ASN1ErrorKind::Invalid)));
         }
-        yasna::parse_der(&value(MESSAGE_DIGEST)?, |r| r.read_bytes()).map_err(wrong)
+        der::parse(&value(MESSAGE_DIGEST)?, |r| r.read_bytes()).map_err(wrong)
     }
 }
 
@@ -256,7 +256,7 @@ impl Signed {
 /// # Errors
 /// [`Fault::Malformed`] if there is none, or of another digest than SHA-256.
 pub fn digest_in(element: &[u8]) -> Result<Vec<u8>, Fault> {
-    yasna::parse_der(element, |r| {
+    der::parse(element, |r| {
         r.read_sequence(|r| {
             if r.next().read_tagged_der()?.tag() != TAG_SEQUENCE {
                 return Err(ASN1Error::new(ASN1ErrorKind::Invalid));
