@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use slipway_images::bundle::keys::PublicKey;
 use slipway_images::info::ImageInfo;
-use slipway_images::layout::{self, Slot, Table, derive_uuid};
-use slipway_images::slot::{DIRECTORY, RECORD_FILE, RECORD_SIZE, shipped_name};
+use slipway_images::layout::{Slot, Table, derive_uuid};
 
 use crate::atomic;
 use crate::board::Board;
+use crate::boot;
 use crate::components::{self, Addon, Built as Program, KUBECTL, Toolchains};
 use crate::debian::{self, Fetched, Mirror};
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
-use crate::formats::{bmap, ext4, fat, gpt, uki, verity, zst};
+use crate::formats::{bmap, ext4, gpt, verity, zst};
 use crate::imager;
 use crate::inventory::{self, Origin, Part};
 use crate::lock::Lock;
@@ -29,7 +29,6 @@ use crate::sbom;
 use crate::secure_boot::{self, SecureBoot};
 use crate::source::Source;
 use crate::time;
-use crate::tree::Tree;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -282,9 +281,6 @@ fn inputs(
         return Ok((lock, Vec::new()));
     }
     let archive = debian::open(mirror, board, &request.cache, request.skip_stale, progress)?;
-    for warning in archive.warnings() {
-        progress.warn(warning);
-    }
     let mut wanted = board.packages.install.clone();
     wanted.extend([board.kernel.package.clone(), board.boot.package.clone()]);
     let packages = archive.closure(&wanted, &board.packages.exclude)?;
@@ -327,6 +323,7 @@ impl Identity {
             kubernetes,
             arch: board.architecture.kernel().to_owned(),
             root_uuid: derive_uuid(self.seed(), "root filesystem"),
+            loader: board.boot.loader(),
         })
     }
 }
@@ -352,43 +349,6 @@ fn own_parts(
     Ok(OwnParts { programs, addons })
 }
 
-fn unified_kernel(
-    board: &Board,
-    root: &Root,
-    hash: &verity::RootHash,
-    epoch: i64,
-) -> Result<Vec<u8>> {
-    let initrd = crate::formats::cpio::compressed(&root.initrd, epoch, INITRD_LEVEL)?;
-    let mut words = vec![format!("roothash={hash}")];
-    words.extend(board.kernel.command_line.iter().cloned());
-    uki::assemble(uki::Parts {
-        stub: &root.boot.stub,
-        linux: &root.boot.kernel,
-        initrd: &initrd,
-        cmdline: &words.join(" "),
-        os_release: &uki::without_version(&root.boot.os_release),
-        uname: &root.boot.release,
-    })
-}
-
-/// zstd level of the initrd: 19 took 11 s of each build and saved 3 % of a tenth of
-/// the image.
-const INITRD_LEVEL: i32 = 12;
-
-fn boot_partition(root: &Root, uki: Vec<u8>) -> Result<Tree> {
-    let mut esp = Tree::new();
-    let loader = format!("EFI/BOOT/{}", root.boot.loader_name);
-    esp.file(&loader, 0o644, root.boot.loader.to_vec())?;
-    esp.file(&format!("{DIRECTORY}/{}", shipped_name()), 0o644, uki)?;
-    esp.file(RECORD_FILE, 0o644, vec![0; RECORD_SIZE as usize])?;
-    esp.file("loader/loader.conf", 0o644, LOADER_CONF)?;
-    Ok(esp)
-}
-
-/// systemd-boot's settings (loader.conf(5)): no menu unless a key is held, no
-/// editing of the command line, and the slot that was staged last and isn't used up.
-const LOADER_CONF: &str = "timeout 0\neditor no\nconsole-mode keep\nauto-firmware no\n";
-
 struct Written {
     table: Table,
     root: ext4::Stats,
@@ -396,7 +356,7 @@ struct Written {
 }
 
 /// Writes the image from its inside out: the root, the tree over it, the kernel whose command
-/// line has the tree's root hash, the boot partition with that.
+/// line has the tree's root hash, the boot partitions with that.
 fn write_image(
     target: &Path,
     board: &Board,
@@ -428,19 +388,15 @@ fn write_image(
         };
         let verity = verity::append(file, place, threads(), progress)?;
 
-        let uki = unified_kernel(board, root, &verity.root_hash, epoch)?;
-        let boot = gpt::partition(table, layout::ESP)?;
-        let options = fat::Options {
-            size: boot.size().get(),
-            label: "SLIPWAY".to_owned(),
-            serial: derive_uuid(seed, "boot partition").as_u128() as u32,
+        let before = boot::Ingredients {
+            board,
+            root,
+            hash: &verity.root_hash,
+            seed,
             epoch,
+            keys,
         };
-        let mut esp = boot_partition(root, uki)?;
-        if let Some(keys) = keys {
-            keys.seal(&mut esp)?;
-        }
-        fat::write(&esp, file, boot.offset().get(), &options)?;
+        boot::write(&before, file, table, target)?;
         written = Some((stats, verity));
         Ok(())
     })?;

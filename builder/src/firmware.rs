@@ -1,9 +1,10 @@
-//! UEFI firmware for machines in QEMU where the host has none: Debian's `ovmf` or
-//! `qemu-efi-aarch64`, through the same verified reader as everything else.
+//! Firmware for machines in QEMU where the host has none: Debian's `ovmf`, `qemu-efi-aarch64` or
+//! `u-boot-qemu`, through the same verified reader as everything else.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use slipway_images::info::Loader;
 use slipway_qemu::machine::Arch;
 
 use crate::atomic;
@@ -17,9 +18,16 @@ use crate::source::Source;
 const BOARD: &str = "x86_64";
 
 /// The package with the firmware of a processor, and its files that machines use.
-fn package(arch: Arch) -> Result<(&'static str, &'static [&'static str])> {
-    match arch {
-        Arch::X86_64 => Ok((
+fn package(arch: Arch, loader: Loader) -> Result<(&'static str, &'static [&'static str])> {
+    match (arch, loader) {
+        (_, Loader::UBoot) => Ok((
+            "u-boot-qemu",
+            &[
+                "usr/lib/u-boot/qemu_arm/u-boot.bin",
+                "usr/lib/u-boot/qemu_arm64/u-boot.bin",
+            ],
+        )),
+        (Arch::X86_64, Loader::SystemdBoot) => Ok((
             "ovmf",
             &[
                 "usr/share/OVMF/OVMF_CODE_4M.fd",
@@ -27,14 +35,14 @@ fn package(arch: Arch) -> Result<(&'static str, &'static [&'static str])> {
                 "usr/share/OVMF/OVMF_VARS_4M.fd",
             ],
         )),
-        Arch::Aarch64 => Ok((
+        (Arch::Aarch64, Loader::SystemdBoot) => Ok((
             "qemu-efi-aarch64",
             &[
                 "usr/share/AAVMF/AAVMF_CODE.fd",
                 "usr/share/AAVMF/AAVMF_VARS.fd",
             ],
         )),
-        Arch::Armv7 => Err(Error::new(
+        (Arch::Armv7, Loader::SystemdBoot) => Err(Error::new(
             Kind::Missing,
             "there is no UEFI firmware for 32-bit ARM to be fetched",
         )),
@@ -49,15 +57,16 @@ fn package(arch: Arch) -> Result<(&'static str, &'static [&'static str])> {
 /// whom to trust.
 pub fn fetch(
     arch: Arch,
+    loader: Loader,
     source: Option<&Path>,
     cache: &Path,
     progress: &Progress,
 ) -> Result<PathBuf> {
-    let (name, files) = package(arch)?;
+    let (name, files) = package(arch, loader)?;
     let board = Source::find(source)
         .and_then(|s| Board::load(&s.path("board-configs"), BOARD))
-        .map_err(|e| e.within("fetching UEFI firmware"))?;
-    progress.say("fetching UEFI firmware, since this machine has none");
+        .map_err(|e| e.within("fetching firmware"))?;
+    progress.say("fetching firmware for QEMU, since this machine has none");
     let mirror = Mirror::resolve(None)?;
     let archive = debian::open(&mirror, &board, cache, true, progress)?;
     let packages = archive.closure(&[name.to_owned()], &[])?;

@@ -5,6 +5,7 @@
 
 pub mod atomic;
 pub mod board;
+pub mod boot;
 pub mod build;
 pub mod bundle;
 pub mod channel;

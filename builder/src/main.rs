@@ -93,7 +93,8 @@ struct BuildArgs {
     )]
     update_key: Vec<PathBuf>,
     /// Go on without the updates of a Debian suite whose index is past its date
-    /// on the mirror (it is refused by default), and note it in the manifest.
+    /// on the mirror, or another than was signed (both are refused by default), and
+    /// note it in the manifest.
     #[arg(long, env = "SLIPWAY_SKIP_STALE")]
     skip_stale: bool,
     /// Sign loader and kernel for Secure Boot, with the keys that `slipway keys new` left in
@@ -137,7 +138,8 @@ fn run(cli: Cli, progress: &Progress) -> Result<ExitCode> {
         // An image can be run from anywhere by its path.
         Err(_) => PathBuf::from(IMAGES),
     };
-    let fetch_firmware = |arch| firmware::fetch(arch, cli.source.as_deref(), &cache, progress);
+    let fetch_firmware =
+        |arch, loader| firmware::fetch(arch, loader, cli.source.as_deref(), &cache, progress);
     let context = || -> Result<Context<'_>> {
         Ok(Context {
             state: slipway_qemu::StateDir::from_env()?,

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use slipway_images::bundle::keys::{PublicKey, TRUSTED_KEYS_DIR};
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
@@ -12,6 +11,7 @@ use slipway_images::layout::{self, Bytes, Sizes};
 use slipway_images::service::Service;
 
 use crate::board::{Architecture, Board};
+use crate::boot::{self, BootFiles};
 use crate::components::{Addon, Built as Program};
 use crate::debian::{self, Fetched};
 use crate::error::{At as _, Error, Kind, Result};
@@ -48,27 +48,10 @@ pub struct Root {
     pub tree: Tree,
     /// The initrd, not yet an archive.
     pub initrd: Tree,
-    /// What goes onto the boot partition instead.
+    /// What goes onto the boot partitions instead.
     pub boot: BootFiles,
     /// A line for each thing done in place of maintainer scripts.
     pub steps: Vec<String>,
-}
-
-/// Files that packages bring for the boot partition.
-pub struct BootFiles {
-    /// The kernel, an EFI program.
-    pub kernel: Arc<[u8]>,
-    /// Its release (`uname -r`).
-    pub release: String,
-    /// systemd's stub, the head of a unified kernel.
-    pub stub: Arc<[u8]>,
-    /// systemd-boot.
-    pub loader: Arc<[u8]>,
-    /// What firmware looks for in `EFI/BOOT` where nothing else is set up (UEFI 2.10,
-    /// section 3.5.1.1).
-    pub loader_name: &'static str,
-    /// The text of `os-release`.
-    pub os_release: String,
 }
 
 /// Puts a root together.
@@ -87,7 +70,7 @@ pub fn assemble(from: &Ingredients<'_>, progress: &Progress) -> Result<Root> {
         kubernetes: &from.info.kubernetes,
     };
     steps.extend(skeleton::configuration(&mut tree, &identity)?);
-    let boot = take_boot_files(&mut tree, board)?;
+    let boot = boot::take(&mut tree, board, from.source)?;
 
     let wanted = |_: &str, path: &str| board.keeps_module(path);
     let modules = Modules::select(&tree, &boot.release, &wanted, from.cache, progress)?;
@@ -133,7 +116,9 @@ const INIT_NAMES: [&str; 5] = ["init", "modprobe", "poweroff", "reboot", "halt"]
 /// Sizes of the shipped partitions.
 pub fn sizes(board: &Board) -> Sizes {
     Sizes {
+        start: Bytes::new(board.image.first_partition),
         esp: Bytes::new(board.image.boot_size),
+        boot: board.image.slot_boot_size.map(Bytes::new),
         root: Bytes::new(board.image.slot_size),
         root_type: match board.architecture {
             Architecture::Amd64 => layout::TYPE_ROOT_X86_64,
@@ -161,45 +146,6 @@ fn unpack(tree: &mut Tree, from: &Ingredients<'_>, progress: &Progress) -> Resul
         }
     }
     Ok(())
-}
-
-/// Takes kernel, stub and loader out of the tree: they live on the boot partition.
-fn take_boot_files(tree: &mut Tree, board: &Board) -> Result<BootFiles> {
-    let missing = |what: &str, package: &str| {
-        Error::new(Kind::Input, format!("package {package} brings no {what}"))
-    };
-    let (efi, loader_name) = match board.architecture {
-        Architecture::Amd64 => ("x64", "BOOTX64.EFI"),
-        Architecture::Arm64 => ("aa64", "BOOTAA64.EFI"),
-        Architecture::Armhf => ("arm", "BOOTARM.EFI"),
-    };
-    let take = |path: &str| -> Result<Arc<[u8]>> {
-        tree.content(path)
-            .ok_or_else(|| missing(path, &board.boot.package))?
-            .read()
-    };
-    let stub = take(&format!("usr/lib/systemd/boot/efi/linux{efi}.efi.stub"))?;
-    let loader = take(&format!("usr/lib/systemd/boot/efi/systemd-boot{efi}.efi"))?;
-    let os_release = String::from_utf8_lossy(&take("etc/os-release")?).into_owned();
-    let (release, kernel) = tree
-        .below("boot")
-        .find_map(|(path, node)| match &node.kind {
-            NodeKind::File(content) => Some((path.strip_prefix("boot/vmlinuz-")?, content)),
-            _ => None,
-        })
-        .ok_or_else(|| missing("boot/vmlinuz-*", &board.kernel.package))?;
-    let boot = BootFiles {
-        release: release.to_owned(),
-        kernel: kernel.read()?,
-        stub,
-        loader,
-        loader_name,
-        os_release,
-    };
-    tree.retain(|path, _| {
-        !path.starts_with("boot/vmlinuz-") && !path.starts_with("usr/lib/systemd/boot/")
-    });
-    Ok(boot)
 }
 
 fn add_programs(tree: &mut Tree, programs: &[Program]) -> Result<()> {

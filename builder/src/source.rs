@@ -44,7 +44,10 @@ const GROUPS: [(&str, &[&str]); 4] = [
         ],
     ),
     ("components", &["distro/components", "distro/addons"]),
-    ("files", &["distro/files", "distro/services"]),
+    (
+        "files",
+        &["distro/files", "distro/services", "distro/u-boot"],
+    ),
 ];
 
 impl Source {

@@ -12,6 +12,17 @@ use uuid::Uuid;
 /// Where the file lies, in the initrd and in the root.
 pub const IMAGE_INFO_PATH: &str = "/usr/lib/slipway/image.json";
 
+/// What chooses a slot and starts its kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loader {
+    /// systemd-boot, on UEFI.
+    #[default]
+    SystemdBoot,
+    /// A script of U-Boot's.
+    UBoot,
+}
+
 /// What an image says about itself.
 ///
 /// Unknown keys are ignored when read: with two slots, an older reader meets newer files.
@@ -30,6 +41,9 @@ pub struct ImageInfo {
     pub arch: String,
     /// UUID of the root's ext4 filesystem.
     pub root_uuid: Uuid,
+    /// What starts it.
+    #[serde(default)]
+    pub loader: Loader,
 }
 
 /// Why `image.json` could not be had.
@@ -90,6 +104,7 @@ mod tests {
             kubernetes: "v1.36.3".into(),
             arch: "x86_64".into(),
             root_uuid: Uuid::from_u128(7),
+            loader: Loader::UBoot,
         };
         let text = serde_json::to_string(&info).unwrap();
         assert_eq!(serde_json::from_str::<ImageInfo>(&text).unwrap(), info);

@@ -1,12 +1,18 @@
 //! A node's disk: which partitions it has, where they lie, and how a flashed
 //! image becomes a whole disk on first boot.
 //!
-//! | # | name | type | size | in a shipped image |
-//! |---|---|---|---|---|
-//! | 1 | `esp` | EFI system | 128 MiB | yes |
-//! | 2 | `root-a` | root of the architecture | 768 MiB, [`verity`](crate::verity)'s tree in it | yes |
-//! | 3 | `root-b` | same as `root-a` | same as `root-a` | added by [`grow`] |
-//! | 4 | `data` | linux-var | the rest | added and later extended by [`grow`] |
+//! | # by UEFI | # by U-Boot | name | type | size | in a shipped image |
+//! |---|---|---|---|---|---|
+//! | 1 | | `esp` | EFI system | 128 MiB | yes |
+//! | | 1 | `firmware` | basic data, FAT32 | 64 MiB | yes |
+//! | | 2 | `boot-a` | extended boot loader, FAT32 | 64 MiB | yes |
+//! | 2 | 3 | `root-a` | root of the architecture | 768 MiB, [`verity`](crate::verity)'s tree in it | yes |
+//! | | 4 | `boot-b` | same as `boot-a` | same as `boot-a` | added by [`grow`] |
+//! | 3 | 5 | `root-b` | same as `root-a` | same as `root-a` | added by [`grow`] |
+//! | 4 | 6 | `data` | linux-var | the rest | added and later extended by [`grow`] |
+//!
+//! With UEFI both slots' kernels are files on `esp`. With U-Boot each has an area of its own,
+//! and an update leaves `firmware` alone but for the file with the tries.
 //!
 //! Every partition begins at a multiple of 1 MiB. The names are the contract
 //! between builder, init and updater; the type GUIDs are those of the UAPI
@@ -22,15 +28,21 @@ use uuid::{Builder, Uuid};
 
 pub mod gpt;
 
-pub use gpt::{Found, read, write};
+pub use gpt::{Found, read, share_first, write};
 
-/// Name of the partition that the firmware starts from.
+/// Name of the partition that UEFI firmware starts from.
 pub const ESP: &str = "esp";
+/// Name of the partition with what runs before U-Boot's choice, and U-Boot's script.
+pub const FIRMWARE: &str = "firmware";
 /// Name of the partition that holds what outlives an update.
 pub const DATA: &str = "data";
 
 /// EFI system partition.
 pub const TYPE_ESP: Uuid = Uuid::from_u128(0xc12a7328_f81f_11d2_ba4b_00a0c93ec93b);
+/// Basic data: what the firmware of boards without UEFI takes for a FAT.
+pub const TYPE_BASIC_DATA: Uuid = Uuid::from_u128(0xebd0a0a2_b9e5_4433_87c0_68b6b72699c7);
+/// Extended boot loader partition: a kernel with its device trees.
+pub const TYPE_XBOOTLDR: Uuid = Uuid::from_u128(0xbc13c2ff_59e6_4262_a352_b275fd6f7172);
 /// Root of x86-64.
 pub const TYPE_ROOT_X86_64: Uuid = Uuid::from_u128(0x4f68bce3_e8cd_4db1_96e7_fbcaf984b709);
 /// Root of 64-bit ARM.
@@ -155,6 +167,14 @@ impl Slot {
         }
     }
 
+    /// Name of the slot's boot area, where it has a partition for that.
+    pub const fn boot(self) -> &'static str {
+        match self {
+            Self::A => "boot-a",
+            Self::B => "boot-b",
+        }
+    }
+
     /// Its letter, as in names of files.
     pub const fn letter(self) -> char {
         match self {
@@ -248,8 +268,12 @@ impl Table {
 /// What a shipped image is laid out from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// Size of `esp`.
+    /// Where the first partition begins; what a board's ROM reads may lie before it.
+    pub start: Bytes,
+    /// Size of `esp`, or of `firmware`.
     pub esp: Bytes,
+    /// Size of each slot's boot area; without one the kernels are on `esp`.
+    pub boot: Option<Bytes>,
     /// Size of `root-a`, and on the node of `root-b`.
     pub root: Bytes,
     /// Type GUID of the root, by architecture.
@@ -259,24 +283,37 @@ pub struct Sizes {
 impl Sizes {
     /// The sizes of x86_64 images.
     pub const X86_64: Self = Self {
+        start: ALIGNMENT,
         esp: Bytes::mib(128),
+        boot: None,
         root: Bytes::mib(768),
         root_type: TYPE_ROOT_X86_64,
     };
 
-    /// The table of an image as shipped: `esp` and `root-a`, then just the room the
-    /// backup table takes. The GUIDs follow from `seed`.
+    /// The table of an image as shipped: what is before the slots, and slot a, then just the
+    /// room the backup table takes. The GUIDs follow from `seed`.
     ///
     /// # Errors
     /// [`LayoutError::Unsupported`] for sizes of 0, no multiple of 1 MiB, or beyond
     /// what can be addressed.
     pub fn shipped(&self, seed: &[u8]) -> Result<Table, LayoutError> {
-        let parts = [
-            (ESP, TYPE_ESP, self.esp),
-            (Slot::A.root(), self.root_type, self.root),
-        ];
+        let mut parts = match self.boot {
+            None => vec![(ESP, TYPE_ESP, self.esp)],
+            Some(boot) => vec![
+                (FIRMWARE, TYPE_BASIC_DATA, self.esp),
+                (Slot::A.boot(), TYPE_XBOOTLDR, boot),
+            ],
+        };
+        parts.push((Slot::A.root(), self.root_type, self.root));
         let mut partitions = Vec::new();
-        let mut next = ALIGNMENT.sectors_floor();
+        let mut next = self.start.sectors_floor().align_down();
+        if next < ALIGNMENT.sectors_floor() {
+            let why = format!(
+                "the first partition can't begin at byte {}",
+                self.start.get()
+            );
+            return Err(LayoutError::Unsupported(why));
+        }
         for (name, type_guid, size) in parts {
             let refuse = || {
                 LayoutError::Unsupported(format!(
@@ -321,9 +358,29 @@ pub fn derive_uuid(seed: &[u8], purpose: &str) -> Uuid {
     Builder::from_custom_bytes(bytes).into_uuid()
 }
 
+/// A node's partitions where UEFI starts it.
+const BY_UEFI: [&str; 4] = [ESP, Slot::A.root(), Slot::B.root(), DATA];
+/// Where U-Boot does.
+const BY_U_BOOT: [&str; 6] = [
+    FIRMWARE,
+    Slot::A.boot(),
+    Slot::A.root(),
+    Slot::B.boot(),
+    Slot::B.root(),
+    DATA,
+];
+
+/// The names of a node's partitions, and how many of them a slot has.
+fn arrangement(table: &Table) -> (&'static [&'static str], usize) {
+    match table.partitions.first() {
+        Some(first) if first.name == FIRMWARE => (&BY_U_BOOT, 2),
+        _ => (&BY_UEFI, 1),
+    }
+}
+
 /// What a node's disk should look like, given what is on it now.
 ///
-/// Adds `root-b` and `data` where they are missing, extends `data` to the end of a
+/// Adds slot b and `data` where they are missing, extends `data` to the end of a
 /// disk that has become larger, and moves the backup table there. `None` if there is
 /// nothing to do. The GUIDs of new partitions follow from `seed`, which should differ
 /// between machines. `found` must have been [`read`] with the disk's real size.
@@ -337,7 +394,7 @@ pub fn derive_uuid(seed: &[u8], purpose: &str) -> Uuid {
 /// [`LayoutError::TooSmall`] if there is no room.
 pub fn grow(found: &Found, seed: &[u8]) -> Result<Option<Table>, LayoutError> {
     let table = &found.table;
-    let expected = [ESP, Slot::A.root(), Slot::B.root(), DATA];
+    let (expected, per_slot) = arrangement(table);
     for (i, partition) in table.partitions.iter().enumerate() {
         if expected.get(i) != Some(&partition.name.as_str()) {
             return Err(LayoutError::Foreign {
@@ -346,10 +403,11 @@ pub fn grow(found: &Found, seed: &[u8]) -> Result<Option<Table>, LayoutError> {
             });
         }
     }
-    let [_, root_a, ..] = table.partitions.as_slice() else {
-        return Err(LayoutError::Corrupt(
-            "the partitions `esp` and `root-a` are not both there".into(),
-        ));
+    let Some(slot_a) = table.partitions.get(1..=per_slot) else {
+        let shipped = expected[..=per_slot].join("`, `");
+        return Err(LayoutError::Corrupt(format!(
+            "the partitions `{shipped}` are not all there"
+        )));
     };
     let usable_end = gpt::usable_end(table.disk).map(Sectors::align_down);
     let mut grown = table.clone();
@@ -357,23 +415,26 @@ pub fn grow(found: &Found, seed: &[u8]) -> Result<Option<Table>, LayoutError> {
         needed: needed.unwrap_or(Sectors(u64::MAX)).for_people(),
         disk: table.disk.for_people(),
     };
+    let behind = |table: &Table| {
+        let last = table.partitions.last().map(Partition::end);
+        last.and_then(Sectors::align_up)
+            .ok_or_else(|| too_small(None))
+    };
 
-    if grown.partitions.len() == 2 {
-        let first = root_a.end().align_up().ok_or_else(|| too_small(None))?;
-        grown.partitions.push(Partition {
-            name: Slot::B.root().into(),
-            type_guid: root_a.type_guid,
-            guid: derive_uuid(seed, Slot::B.root()),
-            first,
-            len: root_a.len,
-            attributes: 0,
-        });
+    for (of_a, number) in slot_a.iter().zip(1 + per_slot..) {
+        if grown.partitions.len() == number {
+            let name = expected[number];
+            grown.partitions.push(Partition {
+                name: name.into(),
+                guid: derive_uuid(seed, name),
+                first: behind(&grown)?,
+                attributes: 0,
+                ..of_a.clone()
+            });
+        }
     }
-    if grown.partitions.len() == 3 {
-        let first = grown.partitions[2]
-            .end()
-            .align_up()
-            .ok_or_else(|| too_small(None))?;
+    if grown.partitions.len() == 1 + 2 * per_slot {
+        let first = behind(&grown)?;
         let needed = first.plus(MIN_DATA.sectors_floor());
         // One unit more: the backup table lies behind the data.
         let needed_disk = needed.and_then(|n| n.plus(ALIGNMENT.sectors_floor()));

@@ -13,7 +13,8 @@ use std::process::Command;
 
 use proptest::prelude::*;
 use slipway_images::layout::{
-    Bytes, DATA, ESP, Found, LayoutError, Sectors, Sizes, Slot, TYPE_VAR, grow, read, write,
+    Bytes, DATA, ESP, FIRMWARE, Found, LayoutError, Sectors, Sizes, Slot, TYPE_VAR, grow, read,
+    share_first, write,
 };
 
 const GIB: u64 = 1 << 30;
@@ -22,9 +23,21 @@ fn sectors(bytes: u64) -> Sectors {
     Bytes::new(bytes).sectors().unwrap()
 }
 
+/// Where U-Boot starts, behind what the board's ROM reads.
+const U_BOOT: Sizes = Sizes {
+    start: Bytes::mib(4),
+    esp: Bytes::mib(64),
+    boot: Some(Bytes::mib(64)),
+    ..Sizes::X86_64
+};
+
 /// A sparse file of `size` bytes with the shipped table at its start, as `dd` leaves it.
 fn flashed(dir: &Path, size: u64) -> File {
-    let table = Sizes::X86_64.shipped(b"seed").unwrap();
+    flashed_with(&Sizes::X86_64, dir, size)
+}
+
+fn flashed_with(sizes: &Sizes, dir: &Path, size: u64) -> File {
+    let table = sizes.shipped(b"seed").unwrap();
     let image = table.disk.bytes().unwrap().get();
     let file = open(&dir.join("disk.img"));
     file.set_len(image).unwrap();
@@ -78,6 +91,82 @@ fn a_shipped_image_is_clean_and_follows_from_its_seed() {
     );
     assert_eq!(found.table.number(Slot::A.root()), Some(2));
     assert_eq!(found.table.partition(ESP).unwrap().offset(), Bytes::mib(1));
+}
+
+#[test]
+fn with_u_boot_a_slot_has_a_boot_area_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = flashed_with(&U_BOOT, dir.path(), 8 * GIB);
+    let table = grown(&file).unwrap().unwrap();
+    write(&mut &file, &table, |f| f.sync_all()).unwrap();
+    let names: Vec<&str> = table.partitions.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [FIRMWARE, "boot-a", "root-a", "boot-b", "root-b", DATA]
+    );
+    // The script on the firmware partition names them by number.
+    assert_eq!(table.number(Slot::A.boot()), Some(2));
+    assert_eq!(table.number(Slot::B.boot()), Some(4));
+    let part = |name: &str| table.partition(name).unwrap();
+    assert_eq!(part(FIRMWARE).offset(), Bytes::mib(4));
+    for (a, b) in [("boot-a", "boot-b"), ("root-a", "root-b")] {
+        assert_eq!(part(a).len, part(b).len);
+        assert_eq!(part(a).type_guid, part(b).type_guid);
+        assert_ne!(part(a).guid, part(b).guid);
+    }
+    assert_eq!(grown(&file).unwrap(), None);
+    sgdisk(&dir.path().join("disk.img"));
+
+    // A cut that left the first of them alone.
+    let mut some = table.clone();
+    some.partitions.truncate(4);
+    write(&mut &file, &some, |f| f.sync_all()).unwrap();
+    assert_eq!(grown(&file).unwrap(), Some(table.clone()));
+    some.partitions.truncate(2);
+    write(&mut &file, &some, |f| f.sync_all()).unwrap();
+    let half = grown(&file).unwrap_err();
+    assert!(
+        half.to_string().contains("`root-a` are not all there"),
+        "{half}"
+    );
+}
+
+#[test]
+fn what_a_hybrid_mbr_shares_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.img");
+    let file = flashed_with(&U_BOOT, dir.path(), 8 * GIB);
+    let shipped = U_BOOT.shipped(b"seed").unwrap();
+    share_first(&mut &file, &shipped).unwrap();
+    write(&mut &file, &shipped, |_| Ok(())).unwrap();
+    let table = grown(&file).unwrap().unwrap();
+    write(&mut &file, &table, |f| f.sync_all()).unwrap();
+    let shown = sgdisk(&path);
+    assert!(shown.contains("firmware"), "{shown}");
+    // As a ROM reads it that knows no GPT.
+    let out = Command::new("sfdisk")
+        .args(["--label-nested", "dos", "-d"])
+        .arg(&path)
+        .output();
+    let text = String::from_utf8_lossy(&out.unwrap().stdout).into_owned();
+    let line = |n: usize| {
+        text.lines()
+            .filter(|l| l.contains("start="))
+            .nth(n)
+            .unwrap()
+    };
+    let words = |n| line(n).split_whitespace().collect::<String>();
+    assert!(words(0).contains("start=8192,size=131072,type=c"), "{text}");
+    assert!(words(1).contains("start=1,size=8191,type=ee"), "{text}");
+
+    // Another first partition isn't shared by itself.
+    let other = Sizes::X86_64.shipped(b"seed").unwrap();
+    write(&mut &file, &other, |_| Ok(())).unwrap();
+    let mut sector = [0; 512];
+    (&file).seek(SeekFrom::Start(0)).unwrap();
+    (&file).read_exact(&mut sector).unwrap();
+    assert_eq!(sector[450], 0xee);
+    assert_eq!(sector[466], 0);
 }
 
 #[test]

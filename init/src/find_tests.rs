@@ -3,7 +3,7 @@ use std::num::NonZeroU64;
 
 use super::*;
 use proptest::prelude::*;
-use slipway_images::layout::{Bytes, Sizes, Slot, TYPE_ROOT_X86_64, Table, write};
+use slipway_images::layout::{Bytes, Sizes, Slot, Table, write};
 use slipway_images::verity::{Tree, salt, tree};
 
 const HASH: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -67,7 +67,7 @@ fn disk(a: &[u8], b: &[u8]) -> Cursor<Vec<u8>> {
     let sizes = Sizes {
         esp: Bytes::mib(1),
         root: Bytes::mib(1),
-        root_type: TYPE_ROOT_X86_64,
+        ..Sizes::X86_64
     };
     let shipped: Table = sizes.shipped(b"x").unwrap();
     let size = 2 << 30;

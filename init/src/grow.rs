@@ -83,7 +83,7 @@ pub fn grow<D: Device>(device: &mut D, random: &[u8]) -> Result<Grown, LayoutErr
     let is_new = |name| old.partition(name).is_none() && table.partition(name).is_some();
     let mut notes = Vec::new();
     if is_new(layout::DATA) {
-        notes.push("root-b and data added".to_owned());
+        notes.push("slot b and data added".to_owned());
     } else if table != *old {
         notes.push("data grown".to_owned());
     } else if found.needs_repair {

@@ -249,8 +249,9 @@ fn partitions(context: &mut Initrd) -> Outcome {
     let result = bring_to_layout(&disk, &path);
     match result {
         Ok((grown, note)) => {
-            context.boot.boot = (grown.table.number(layout::ESP))
-                .and_then(|number| partition_device(&disk, number));
+            let first = [layout::ESP, layout::FIRMWARE];
+            let number = first.iter().find_map(|name| grown.table.number(name));
+            context.boot.boot = number.and_then(|number| partition_device(&disk, number));
             if let Some(number) = grown.table.number(layout::DATA) {
                 context.boot.data = partition_device(&disk, number);
                 if context.boot.data.is_none() {

@@ -13,9 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
+use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo, Loader};
+use slipway_images::layout::{ESP, FIRMWARE};
 use slipway_images::slot::{
-    Leaving, STATUS_FILE, Slot, SlotStatus, Slots, SlotsStatus, State, SystemdBoot,
+    Area, BootMethod, FatError, Leaving, STATUS_FILE, Slot, SlotStatus, Slots, SlotsStatus, State,
+    SystemdBoot, UBoot,
 };
 
 use crate::find::{self, RootWish};
@@ -72,6 +74,35 @@ fn named(device: &Path, depth: u32) -> Option<(PathBuf, String)> {
         .find_map(|slave| named(&below.join(slave), depth - 1))
 }
 
+/// Name of the partition that says which slot is booted.
+#[must_use]
+pub fn boot_partition(loader: Loader) -> &'static str {
+    match loader {
+        Loader::SystemdBoot => ESP,
+        Loader::UBoot => FIRMWARE,
+    }
+}
+
+/// How this machine is told which slot to boot, whichever loader it has.
+pub type Boot = Box<dyn BootMethod + Send>;
+
+/// Takes the boot partition of a loader. `areas` are the slots' boot areas, where the loader has
+/// such and a slot is to be written.
+///
+/// # Errors
+/// [`FatError`] if it is no FAT32.
+pub fn boot(
+    loader: Loader,
+    partition: File,
+    areas: [Option<Area<File>>; 2],
+) -> Result<Boot, FatError> {
+    let [a, b] = areas;
+    Ok(match loader {
+        Loader::SystemdBoot => Box::new(SystemdBoot::open(partition)?),
+        Loader::UBoot => Box::new(UBoot::open(partition, a, b)?),
+    })
+}
+
 /// Since the kernel started.
 #[must_use]
 pub fn uptime() -> Duration {
@@ -90,7 +121,9 @@ pub struct Keeper {
 struct Node {
     /// Where the status goes.
     root: PathBuf,
-    esp: PathBuf,
+    loader: Loader,
+    /// The boot partition's device.
+    partition: PathBuf,
     booted: Slot,
     /// Whether the slot that runs has still to prove itself.
     on_trial: bool,
@@ -101,12 +134,12 @@ impl Keeper {
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Settles what the last boot has left. `esp` is the boot partition's device.
+    /// Settles what the last boot has left. `partition` is the boot partition's device.
     ///
     /// # Errors
     /// When the boot partition can't be read or changed.
-    pub fn arrive(&self, root: &Path, esp: Option<&Path>) -> Outcome {
-        let (Some(esp), Some(booted)) = (esp, booted(root)) else {
+    pub fn arrive(&self, root: &Path, partition: Option<&Path>) -> Outcome {
+        let (Some(partition), Some(booted)) = (partition, booted(root)) else {
             return Ok("none on this disk".into());
         };
         let info = ImageInfo::read(&root.join(IMAGE_INFO_PATH.trim_start_matches('/')))?;
@@ -117,7 +150,8 @@ impl Keeper {
         };
         *self.lock() = Some(Node {
             root: root.to_owned(),
-            esp: esp.to_owned(),
+            loader: info.loader,
+            partition: partition.to_owned(),
             booted,
             on_trial: false,
         });
@@ -132,14 +166,15 @@ impl Keeper {
     /// machine without slots.
     fn change(
         &self,
-        work: impl FnOnce(&mut Slots<SystemdBoot<File>>) -> Result<(), Failure>,
+        work: impl FnOnce(&mut Slots<Boot>) -> Result<(), Failure>,
     ) -> Result<Option<SlotsStatus>, Failure> {
         let mut guard = self.lock();
         let Some(node) = guard.as_mut() else {
             return Ok(None);
         };
-        let disk = open(&node.esp).context(node.esp.display())?;
-        let mut slots = Slots::load(SystemdBoot::open(disk)?, node.booted)?;
+        let disk = open(&node.partition).context(node.partition.display())?;
+        let boot = boot(node.loader, disk, [None, None])?;
+        let mut slots = Slots::load(boot, node.booted)?;
         let done = work(&mut slots);
         let status = slots.status();
         node.on_trial = status.on_trial();

@@ -33,6 +33,7 @@ fn root_on(partition: &str) -> tempfile::TempDir {
         kubernetes: "v1".into(),
         arch: "x86_64".into(),
         root_uuid: uuid::Uuid::from_u128(1),
+        loader: Loader::SystemdBoot,
     };
     let text = serde_json::to_vec(&info).unwrap();
     fs::write(at("usr/lib/slipway/image.json"), text).unwrap();

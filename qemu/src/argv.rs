@@ -152,6 +152,7 @@ fn boot(argv: &mut Argv, boot: &Boot) {
             }
             argv.option("-append", cmdline);
         }
+        Boot::UBoot { code } => argv.option("-bios", code.as_os_str()),
         Boot::Builtin => {}
     }
 }

@@ -20,8 +20,8 @@ pub enum Error {
         /// The Debian packages that bring it.
         packages: &'static str,
     },
-    /// No UEFI firmware among the places that were looked at.
-    #[error("no UEFI firmware for {arch} found")]
+    /// No firmware among the places that were looked at.
+    #[error("no firmware for {arch} machines found")]
     FirmwareMissing {
         /// QEMU's name of the architecture.
         arch: &'static str,

@@ -80,6 +80,34 @@ const ARMV7: [(&str, &str); 2] = [
     ("AAVMF32_CODE.fd", "AAVMF32_VARS.fd"),
 ];
 
+/// U-Boot for machines of type virt, below `/` or one of `extra_dirs`.
+///
+/// # Errors
+/// [`Error::FirmwareMissing`] with the places that were looked at; [`Error::Invalid`] for PCs,
+/// which U-Boot doesn't start here.
+pub fn find_u_boot(arch: Arch, extra_dirs: &[PathBuf]) -> Result<PathBuf> {
+    let name = match arch {
+        Arch::Armv7 => "qemu_arm",
+        Arch::Aarch64 => "qemu_arm64",
+        Arch::X86_64 => {
+            return Err(Error::Invalid("PCs aren't started by U-Boot here".into()));
+        }
+    };
+    let mut searched = Vec::new();
+    for root in std::iter::once(Path::new("/")).chain(extra_dirs.iter().map(PathBuf::as_path)) {
+        let dir = root.join("usr/lib/u-boot").join(name);
+        let code = dir.join("u-boot.bin");
+        if code.is_file() {
+            return Ok(code);
+        }
+        searched.push(dir);
+    }
+    Err(Error::FirmwareMissing {
+        arch: arch.name(),
+        searched,
+    })
+}
+
 impl Firmware {
     /// Looks below `/` first, then below each of `extra_dirs`: a directory with
     /// the two files, or one that a firmware package was unpacked into. `secure` asks for

@@ -50,7 +50,7 @@ impl Arch {
         match self {
             Self::X86_64 => "qemu-system-x86 qemu-utils ovmf",
             Self::Aarch64 => "qemu-system-arm qemu-utils qemu-efi-aarch64",
-            Self::Armv7 => "qemu-system-arm qemu-utils qemu-efi-arm",
+            Self::Armv7 => "qemu-system-arm qemu-utils u-boot-qemu",
         }
     }
 
@@ -74,6 +74,11 @@ pub enum Boot {
         /// everything that doesn't run in system management mode.
         #[serde(default)]
         secure: bool,
+    },
+    /// U-Boot, in place of firmware; it finds its script on the first disk.
+    UBoot {
+        /// The program, read-only, shared by all machines.
+        code: PathBuf,
     },
     /// QEMU loads the kernel itself: quicker, for tests of `init`.
     Kernel {

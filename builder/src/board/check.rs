@@ -4,11 +4,14 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use slipway_images::layout::ALIGNMENT;
+
 use super::raw::{Lost, Raw, RawList};
 use super::rules::Rules;
 use super::source::Source;
 use super::{
-    Board, Boot, CompiledRules, Debian, Image, Kernel, Key, Node, Packages, Paths, Pattern, Qemu,
+    Board, Boot, BootMethod, CompiledRules, Debian, Image, Kernel, Key, Node, Packages, Paths,
+    Pattern, Qemu,
 };
 use crate::error::{Result, near_miss};
 
@@ -163,6 +166,10 @@ pub(super) fn check(name: &str, path: &Path, raw: Raw, errors: &mut Vec<String>)
         ("boot.package", boot.package.is_none()),
         ("image.boot-size", image.boot_size.is_none()),
         ("image.slot-size", image.slot_size.is_none()),
+        (
+            "image.slot-boot-size",
+            boot.method == Some(BootMethod::UBoot) && image.slot_boot_size.is_none(),
+        ),
     ] {
         if absent {
             missing(key);
@@ -216,6 +223,7 @@ pub(super) fn check(name: &str, path: &Path, raw: Raw, errors: &mut Vec<String>)
             return None;
         }
     };
+    let boot_method = boot.method?;
     Some(Board {
         name: name.to_owned(),
         description: raw.description?,
@@ -231,12 +239,22 @@ pub(super) fn check(name: &str, path: &Path, raw: Raw, errors: &mut Vec<String>)
         },
         paths,
         boot: Boot {
-            method: boot.method?,
+            method: boot_method,
             package: boot.package?.0,
             secure_boot_enroll: boot.secure_boot_enroll.unwrap_or_default(),
+            files: items(boot.files),
+            raw: items(boot.raw),
+            device_trees: items(boot.device_trees),
+            commands: texts(boot.commands),
         },
         image: Image {
+            first_partition: image
+                .first_partition
+                .map_or(ALIGNMENT.get(), |place| place.0),
+            hybrid_mbr: image.hybrid_mbr.unwrap_or_default(),
             boot_size: image.boot_size?.0,
+            slot_boot_size: (image.slot_boot_size.map(|size| size.0))
+                .filter(|_| boot_method == BootMethod::UBoot),
             slot_size: image.slot_size?.0,
             compression_level,
             imager_devices: texts(image.imager_devices),

@@ -17,6 +17,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use rules::Pattern;
+use slipway_images::info::Loader;
 
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
@@ -112,6 +113,42 @@ impl fmt::Display for Architecture {
 pub enum BootMethod {
     /// UEFI, systemd-boot, and a unified kernel image.
     SystemdBoot,
+    /// U-Boot, a script that counts, and a boot area for each slot.
+    UBoot,
+}
+
+/// Files for the partition that a board without UEFI starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootFile {
+    /// Of packages, or beside the board's TOML.
+    pub from: Pattern,
+    /// Where they go: a file's path; a directory's with `/` at its end, or nothing.
+    #[serde(default)]
+    pub to: String,
+}
+
+impl fmt::Display for BootFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.from)
+    }
+}
+
+/// A file that a board's ROM wants at a place on the disk, before the first partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawPiece {
+    /// Of a package.
+    pub from: String,
+    /// Bytes from the disk's beginning.
+    #[serde(deserialize_with = "values::kibibytes")]
+    pub at: u64,
+}
+
+impl fmt::Display for RawPiece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.from)
+    }
 }
 
 /// A suite that packages are chosen from.
@@ -199,17 +236,43 @@ pub struct Paths {
 pub struct Boot {
     /// How.
     pub method: BootMethod,
-    /// The package that the loader and the kernel's stub are taken from.
+    /// The package that the loader is taken from, with UEFI the kernel's stub, too.
     pub package: String,
     /// When firmware is given the keys of an image that is signed.
     pub secure_boot_enroll: Enroll,
+    /// U-Boot: what else is on the firmware partition.
+    pub files: Vec<BootFile>,
+    /// U-Boot: what lies before the first partition.
+    pub raw: Vec<RawPiece>,
+    /// U-Boot: device trees for the slot's boot area, by path below the kernel package's. The
+    /// kernel gets the one that U-Boot names in `fdtfile`, or U-Boot's own where it names none.
+    pub device_trees: Vec<Pattern>,
+    /// U-Boot: what a slot's script does first.
+    pub commands: Vec<String>,
+}
+
+impl Boot {
+    /// What a node calls it.
+    #[must_use]
+    pub fn loader(&self) -> Loader {
+        match self.method {
+            BootMethod::SystemdBoot => Loader::SystemdBoot,
+            BootMethod::UBoot => Loader::UBoot,
+        }
+    }
 }
 
 /// `[image]`
 #[derive(Debug, Clone, Serialize)]
 pub struct Image {
-    /// Size of the boot partition in bytes.
+    /// Where the first partition begins, in bytes.
+    pub first_partition: u64,
+    /// Whether the first partition is in the MBR, too, for ROMs that know no GPT.
+    pub hybrid_mbr: bool,
+    /// Size of the boot partition in bytes, or of the firmware's.
     pub boot_size: u64,
+    /// Size of each slot's boot area in bytes, with U-Boot.
+    pub slot_boot_size: Option<u64>,
     /// Size of each of the two root partitions in bytes.
     pub slot_size: u64,
     /// zstd level of the image for download.

@@ -15,8 +15,8 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::rules::Pattern;
-use super::values::{KeyName, Megabytes, ModuleName, PackageName, Sysctl, Word};
-use super::{Architecture, BootMethod, Suite};
+use super::values::{Command, KeyName, Megabytes, ModuleName, PackageName, Sysctl, Word};
+use super::{Architecture, BootFile, BootMethod, RawPiece, Suite};
 use crate::secure_boot::Enroll;
 
 macro_rules! table {
@@ -124,13 +124,20 @@ table! {
         method: value BootMethod,
         package: value PackageName,
         secure_boot_enroll: value Enroll,
+        files: list BootFile,
+        raw: list RawPiece,
+        device_trees: list Pattern,
+        commands: list Command,
     }
 }
 
 table! {
     /// `[image]`
     RawImage {
+        first_partition: value Megabytes,
+        hybrid_mbr: value bool,
         boot_size: value Megabytes,
+        slot_boot_size: value Megabytes,
         slot_size: value Megabytes,
         compression_level: value Spanned<i32>,
         imager_devices: list Word,

@@ -73,6 +73,13 @@ text_value!(
 );
 
 text_value!(
+    /// A line of U-Boot's script.
+    Command,
+    |t| !t.is_empty() && t.chars().all(|c| c.is_ascii_graphic() || c == ' '),
+    "is not one line of ASCII for U-Boot"
+);
+
+text_value!(
     /// A kernel module, by name (`-` and `_` are the same), or a glob.
     ModuleName,
     |t| !t.is_empty()
@@ -93,6 +100,16 @@ impl<'de> Deserialize<'de> for Megabytes {
                 .ok_or_else(|| format!("`{text}` is not a size like \"512 MiB\" or \"2 GiB\""))
         })
     }
+}
+
+/// A place on a disk; a number of whole KiB. In bytes.
+pub(super) fn kibibytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    checked(deserializer, |text| {
+        let number = text.strip_suffix("KiB").map(str::trim_end);
+        let number = number.and_then(|n| n.parse::<u64>().ok());
+        let bytes = number.and_then(|n| n.checked_mul(1 << 10));
+        bytes.ok_or_else(|| format!("`{text}` is not a place like \"128 KiB\""))
+    })
 }
 
 /// `512 MiB`, `2GiB`: whole and not zero.

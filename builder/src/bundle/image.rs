@@ -1,10 +1,10 @@
 //! An image taken apart again: what of it goes into a slot.
 //!
-//! | what | from |
-//! |---|---|
-//! | kernel image | slot a's file on the boot partition |
-//! | root hash | `roothash=` in its section `.cmdline` |
-//! | board, version, release | `image.json` in its section `.initrd` |
+//! | what | from, with systemd-boot | with U-Boot |
+//! |---|---|---|
+//! | kernel payload | slot a's file on the boot partition | the partition `boot-a` |
+//! | root hash | `roothash=` in its section `.cmdline` | `roothash=` in its `slot.env` |
+//! | board, version, release | `image.json` in its section `.initrd` | `image.json` in its `initrd` |
 //! | root | the partition `root-a`, up to its verity superblock |
 
 use std::fs::File;
@@ -20,6 +20,7 @@ use slipway_images::slot::fat::Volume;
 use slipway_images::slot::{DIRECTORY, Disk, shipped_name};
 use slipway_images::verity::{self, BLOCK, RootHash, SUPERBLOCK, Superblock};
 
+use crate::boot;
 use crate::error::{At as _, Error, Kind, Result};
 use crate::flash::source::{Piece, Source, is_packed};
 use crate::formats::{sparse, uki};
@@ -71,8 +72,22 @@ impl Image {
                 .partition(name)
                 .ok_or_else(|| refuse(format!("it has no partition `{name}`")))
         };
-        let kernel = kernel(&file, part(layout::ESP)?).map_err(|e| refuse(e.to_string()))?;
-        let (root_hash, info) = read_kernel(&kernel).map_err(|e| e.within(path.display()))?;
+        let (kernel, started) = match table.partition(Slot::A.boot()) {
+            None => {
+                let kernel =
+                    kernel(&file, part(layout::ESP)?).map_err(|e| refuse(e.to_string()))?;
+                let started = read_kernel(&kernel);
+                (kernel, started)
+            }
+            Some(area) => {
+                let mut kernel = vec![0; area.size().get() as usize];
+                file.read_exact_at(&mut kernel, area.offset().get())
+                    .at("reading", path)?;
+                let started = read_area(&kernel);
+                (kernel, started)
+            }
+        };
+        let (root_hash, info) = started.map_err(|e| e.within(path.display()))?;
         let slot = part(Slot::A.root())?;
         let root_size = filesystem(&file, slot, &root_hash)
             .at("reading", path)?
@@ -237,12 +252,59 @@ fn read_kernel(kernel: &[u8]) -> Result<(RootHash, ImageInfo)> {
         })
     };
     let cmdline = String::from_utf8_lossy(section(".cmdline")?);
-    let words = cmdline.split_ascii_whitespace();
-    let hash = words
+    Ok((root_hash(&cmdline)?, info(section(".initrd")?)?))
+}
+
+/// What a boot area starts, and what the image says of itself.
+fn read_area(area: &[u8]) -> Result<(RootHash, ImageInfo)> {
+    let wrong =
+        |e: slipway_images::slot::FatError| Error::new(Kind::Input, format!("its boot area: {e}"));
+    let mut volume = Volume::open(Memory(area)).map_err(wrong)?;
+    let mut file = |name: &str| -> Result<Vec<u8>> {
+        let entry = volume.find(name).map_err(wrong)?;
+        let entry =
+            entry.ok_or_else(|| Error::new(Kind::Input, format!("its boot area has no {name}")))?;
+        let mut bytes = vec![0; entry.size as usize];
+        volume.read(&entry, 0, &mut bytes).map_err(wrong)?;
+        Ok(bytes)
+    };
+    let text = file(boot::COMMAND_LINE_FILE)?;
+    let text = String::from_utf8_lossy(&text);
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(boot::COMMAND_LINE_NAME));
+    Ok((
+        root_hash(line.unwrap_or_default())?,
+        info(&file(boot::INITRD_FILE)?)?,
+    ))
+}
+
+fn root_hash(command_line: &str) -> Result<RootHash> {
+    let words = command_line.split_ascii_whitespace();
+    words
         .filter_map(|word| word.strip_prefix("roothash="))
         .find_map(|hash| hash.parse().ok())
-        .ok_or_else(|| Error::new(Kind::Input, "its kernel's command line has no roothash="))?;
-    Ok((hash, info(section(".initrd")?)?))
+        .ok_or_else(|| Error::new(Kind::Input, "its kernel's command line has no roothash="))
+}
+
+/// A partition that is in memory.
+struct Memory<'a>(&'a [u8]);
+
+impl Disk for Memory<'_> {
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let from = usize::try_from(offset).ok().and_then(|at| self.0.get(at..));
+        let bytes = from.and_then(|from| from.get(..buffer.len()));
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&mut self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// `image.json` of an initrd.

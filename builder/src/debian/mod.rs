@@ -128,8 +128,9 @@ struct IndexFile {
 
 /// Fetches and verifies the release files and indices of the board's suites.
 ///
-/// With `skip_stale`, a suite whose release file has expired is left out with a
-/// warning (see [`Archive::warnings`]) unless it is the board's first.
+/// With `skip_stale`, a suite whose release file has expired, or whose index is another than
+/// that names, is left out with a warning (see [`Archive::warnings`]) unless it is the board's
+/// first.
 ///
 /// # Errors
 /// [`Kind::Network`], [`Kind::Untrusted`], [`Kind::Io`]; [`Kind::Input`] for a
@@ -169,6 +170,10 @@ struct Opening<'a> {
     skip_stale: bool,
     now: SystemTime,
     progress: &'a Progress,
+}
+
+fn left_out(why: &str) -> String {
+    format!("{why}; its packages, which may be security fixes, are left out")
 }
 
 /// A suite's verified release file and where it came from.
@@ -221,9 +226,20 @@ impl Opening<'_> {
                 continue;
             }
             archive.mirror.prefer(suite.archive, &opened.base);
-            for component in &suite.components {
-                let index = self.index(suite, component, &opened)?;
-                archive.indices.push(index);
+            let components = suite.components.iter();
+            let indices: Result<Vec<_>> = components
+                .map(|component| self.index(suite, component, &opened))
+                .collect();
+            match indices {
+                Ok(indices) => archive.indices.extend(indices),
+                // As a mirror leaves it that stopped in the middle of an update.
+                Err(e) if e.kind == Kind::Untrusted && self.skip_stale && n > 0 => {
+                    let warning = left_out(e.message());
+                    self.progress.warn(&warning);
+                    archive.warnings.push(warning);
+                    continue;
+                }
+                Err(e) => return Err(e),
             }
             archive.releases.push(opened.id);
         }
@@ -238,9 +254,7 @@ impl Opening<'_> {
             httpdate::fmt_http_date(until)
         );
         if self.skip_stale && n > 0 {
-            return Ok(format!(
-                "{message}; its packages, which may be security fixes, are left out"
-            ));
+            return Ok(left_out(&message));
         }
         let hint = if n > 0 {
             "use a mirror that is kept up to date (--mirror URL), or --skip-stale to build without it"

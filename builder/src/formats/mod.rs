@@ -13,6 +13,7 @@ pub mod iso9660;
 pub mod pkcs7;
 pub mod sparse;
 pub(crate) mod store;
+pub mod uimage;
 pub mod uki;
 pub mod verity;
 pub mod zst;

@@ -14,14 +14,32 @@ use slipway_qemu::state::write_private;
 use slipway_qemu::{VmDir, VmName};
 
 use crate::error::{At as _, Error, Kind, Result};
+use crate::formats::iso9660;
+use crate::seed::iso::LABEL as VOLUME_LABEL;
 
 /// The name under which the guest finds its seed.
 pub const FW_CFG_NAME: &str = "opt/slipway/user-data";
 /// The seed in the machine's directory.
 pub const SEED_FILE: &str = "user-data";
 
+/// The same as a volume, for machines without fw_cfg.
+pub const SEED_VOLUME: &str = "seed.iso";
+
 /// The credential of the node's API in the machine's directory.
 pub const CREDENTIAL_FILE: &str = "node.pem";
+
+/// Makes the seed that is there into a volume.
+///
+/// # Errors
+/// [`Kind::Io`].
+pub fn provide_volume(dir: &VmDir) -> Result<()> {
+    let path = dir.file(SEED_FILE);
+    let seed = fs::read(&path).at("reading", &path)?;
+    let meta = format!("instance-id: {}\n", dir.name());
+    let files = [("meta-data", meta.as_bytes()), ("user-data", &seed)];
+    let image = iso9660::image(VOLUME_LABEL, files)?;
+    Ok(write_private(&dir.file(SEED_VOLUME), &image)?)
+}
 
 /// CAs are valid from this long before they were made: a node whose clock
 /// is slow must not refuse them.

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use slipway_images::info::Loader;
 use slipway_images::layout::{self, Sectors};
 use slipway_qemu::VmDir;
 use slipway_qemu::machine::Arch;
@@ -91,12 +92,21 @@ fn images_in(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The processor that an image is for, by the type of its root partition. What has no root of
-/// ours is taken for a PC's.
+/// What kind of machine an image starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// Its processor.
+    pub arch: Arch,
+    /// What starts it.
+    pub loader: Loader,
+}
+
+/// For which machine an image is, by its partitions. What has no root of ours is taken for a
+/// PC's.
 ///
 /// # Errors
 /// [`Kind::Io`], [`Kind::Input`] if it can't be unpacked.
-pub fn architecture(image: &Path) -> Result<Arch> {
+pub fn target(image: &Path) -> Result<Target> {
     // The primary partition table; what a disk has at its end isn't asked for.
     const HEAD: u64 = 34 * Sectors::SIZE;
     let file = File::open(image).at("opening", image)?;
@@ -111,8 +121,12 @@ pub fn architecture(image: &Path) -> Result<Arch> {
         read.at("reading", image)?;
     }
     let size = Sectors::new(u64::MAX / Sectors::SIZE);
+    let pc = Target {
+        arch: Arch::X86_64,
+        loader: Loader::SystemdBoot,
+    };
     let Ok(found) = layout::read(&mut io::Cursor::new(head), size) else {
-        return Ok(Arch::X86_64);
+        return Ok(pc);
     };
     let types = found.table.partitions.iter().map(|p| p.type_guid);
     let mut known = types.filter_map(|guid| match guid {
@@ -121,7 +135,13 @@ pub fn architecture(image: &Path) -> Result<Arch> {
         layout::TYPE_ROOT_ARM => Some(Arch::Armv7),
         _ => None,
     });
-    Ok(known.next_back().unwrap_or(Arch::X86_64))
+    Ok(Target {
+        arch: known.next_back().unwrap_or(pc.arch),
+        loader: match found.table.partition(layout::FIRMWARE) {
+            Some(_) => Loader::UBoot,
+            None => Loader::SystemdBoot,
+        },
+    })
 }
 
 fn cannot_unpack(image: &Path, why: &io::Error) -> Error {

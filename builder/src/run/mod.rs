@@ -21,6 +21,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+use slipway_images::info::Loader;
 use slipway_qemu::machine::Arch;
 use slipway_qemu::{StateDir, VmDir, VmName};
 
@@ -38,9 +39,9 @@ pub struct Context<'a> {
     pub state: StateDir,
     /// Where `slipway build` puts images, `BOARD.img` each.
     pub images: PathBuf,
-    /// Called when the host has no UEFI firmware: fetches it, and returns the
-    /// directory that it was unpacked into.
-    pub fetch_firmware: &'a dyn Fn(Arch) -> Result<PathBuf>,
+    /// Called when the host has no UEFI firmware, or no U-Boot for QEMU: fetches it, and
+    /// returns the directory that it was unpacked into.
+    pub fetch_firmware: &'a dyn Fn(Arch, Loader) -> Result<PathBuf>,
 }
 
 /// Every failure of a machine with its exit code and advice.

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use slipway_images::info::Loader;
 use slipway_images::node;
 use slipway_images::seed::url::SeedUrl;
 use slipway_qemu::argv::CONSOLE_LOG;
 use slipway_qemu::console::{Follow, Lines};
 use slipway_qemu::disk::{self, Identity};
+use slipway_qemu::firmware::find_u_boot;
 use slipway_qemu::machine::{
     Arch, Boot, Cache, Disk, DiskFormat, DiskSize, Forward, FwCfg, Machine, Mebibytes, Protocol,
 };
@@ -17,6 +19,7 @@ use slipway_qemu::state::{Lock, RECORD_VERSION, Record};
 use slipway_qemu::{Firmware, Vm, VmDir, VmName, accel, host, ports};
 
 use super::args::{Fresh, RunArgs, Started, Until};
+use super::image::Target;
 use super::{Context, identity, image, watch};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
@@ -41,21 +44,40 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
     let dir = context.state.vm(&wanted.name);
     let lock = dir.lock()?;
     refuse_if_running(&dir, args.fresh)?;
-    host::emulator(arch_of(&wanted, &dir)?)?;
+    let target = target_of(&wanted, &dir)?;
+    host::emulator(target.arch)?;
+    let by_volume = target.loader == Loader::UBoot;
     let mut record = provide_disk(args, &wanted, &dir, &lock, progress)?;
     let mut machine = describe(args, context, &dir, &record.machine, progress)?;
     if let Some(url) = &wanted.seed {
+        if by_volume {
+            return Err(Error::new(
+                Kind::Usage,
+                "--seed is told by the machine's serial number, which U-Boot doesn't have",
+            )
+            .hint("put it into the image instead: slipway seed embed IMAGE DIR"));
+        }
         machine.serial = Some(format!("ds=nocloud;s={}", url.reveal()));
     }
     let api = machine
         .host_port(API_PORT)
         .ok_or_else(|| Error::new(Kind::Bug, "the API's port was not forwarded"))?;
     if machine.serial.is_none() {
-        machine.fw_cfg = vec![FwCfg {
-            name: identity::FW_CFG_NAME.into(),
-            path: identity::SEED_FILE.into(),
-        }];
         identity::provide(&dir, api, machine.tpm)?;
+        if by_volume {
+            identity::provide_volume(&dir)?;
+            machine.disks.push(Disk {
+                path: identity::SEED_VOLUME.into(),
+                format: DiskFormat::Raw,
+                cache: Cache::Unsafe,
+                read_only: true,
+            });
+        } else {
+            machine.fw_cfg = vec![FwCfg {
+                name: identity::FW_CFG_NAME.into(),
+                path: identity::SEED_FILE.into(),
+            }];
+        }
     }
 
     let console = Follow::console(dir.path(), true)?;
@@ -131,12 +153,20 @@ impl Wanted {
     }
 }
 
-/// The processor of the machine that is wanted: the image's, or what it had before.
-fn arch_of(wanted: &Wanted, dir: &VmDir) -> Result<Arch> {
-    match &wanted.image {
-        Some(image) => image::architecture(image),
-        None => Ok(dir.record()?.map_or(Arch::X86_64, |r| r.machine.arch)),
+/// What machine is wanted: the image's, or what it was before.
+fn target_of(wanted: &Wanted, dir: &VmDir) -> Result<Target> {
+    if let Some(image) = &wanted.image {
+        return image::target(image);
     }
+    let record = dir.record()?;
+    let machine = record.as_ref().map(|record| &record.machine);
+    Ok(Target {
+        arch: machine.map_or(Arch::X86_64, |machine| machine.arch),
+        loader: match machine.map(|machine| &machine.boot) {
+            Some(Boot::UBoot { .. }) => Loader::UBoot,
+            _ => Loader::SystemdBoot,
+        },
+    })
 }
 
 /// `x86_64.img.zst` makes a machine `x86-64`.
@@ -215,11 +245,19 @@ fn provide_disk(
         args.disk_size.unwrap_or(DISK_DEFAULT),
     )?;
     let now = seconds(SystemTime::now());
+    let target = image::target(image)?;
+    let boot = match target.loader {
+        Loader::SystemdBoot => Boot::Builtin,
+        // Which one is found out before it starts.
+        Loader::UBoot => Boot::UBoot {
+            code: PathBuf::new(),
+        },
+    };
     let mut machine = Machine::new(
         dir.name().clone(),
-        image::architecture(image)?,
+        target.arch,
         accel::Accelerator::Tcg,
-        Boot::Builtin,
+        boot,
     );
     machine.cpus = CPUS_DEFAULT;
     machine.memory = MEMORY_DEFAULT;
@@ -332,13 +370,24 @@ fn boot(args: &RunArgs, context: &Context<'_>, before: &Machine, dir: &VmDir) ->
         return Ok(Boot::Builtin);
     }
     let arch = before.arch;
+    if matches!(before.boot, Boot::UBoot { .. }) {
+        let code = match find_u_boot(arch, &[]) {
+            Ok(code) => code,
+            Err(slipway_qemu::Error::FirmwareMissing { .. }) => {
+                let fetched = (context.fetch_firmware)(arch, Loader::UBoot)?;
+                find_u_boot(arch, &[fetched])?
+            }
+            Err(e) => return Err(e.into()),
+        };
+        return Ok(Boot::UBoot { code });
+    }
     // Its variables may hold keys by now.
     let was_secure = matches!(before.boot, Boot::Firmware { secure: true, .. });
     let secure = args.secure_boot || was_secure;
     let firmware = match Firmware::find(arch, secure, &[]) {
         Ok(firmware) => firmware,
         Err(slipway_qemu::Error::FirmwareMissing { .. }) => {
-            let fetched = (context.fetch_firmware)(arch)?;
+            let fetched = (context.fetch_firmware)(arch, Loader::SystemdBoot)?;
             Firmware::find(arch, secure, &[fetched])?
         }
         Err(e) => return Err(e.into()),

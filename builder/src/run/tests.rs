@@ -57,7 +57,7 @@ impl Bench {
         let context = Context {
             state: self.state(),
             images: self.images(),
-            fetch_firmware: &|_| Err(Error::new(Kind::Network, "no network in tests")),
+            fetch_firmware: &|_, _| Err(Error::new(Kind::Network, "no network in tests")),
         };
         what(&context, &Progress::with_style(Style::Quiet))
     }

@@ -13,7 +13,7 @@ use crate::formats::iso9660;
 use crate::progress::Progress;
 
 /// By which a node, and cloud-init, know a seed's volume.
-const LABEL: &str = "CIDATA";
+pub const LABEL: &str = "CIDATA";
 
 /// Make a CIDATA image of a seed.
 #[derive(Debug, Clone, Args)]

@@ -16,16 +16,12 @@ use hadris_fs::{MountOptions, Severity};
 use hadris_io::ErrorType;
 use hadris_storage::sync::BlockDevice;
 use hadris_storage::{BlockIndex, BlockSize};
-use slipway_images::layout::{Partition, Sectors, TYPE_ESP, read};
-use uuid::Uuid;
+use slipway_images::layout::{Partition, Sectors, TYPE_BASIC_DATA, TYPE_ESP, read};
 
 use super::files::{Files, NAMES};
 use crate::error::{At as _, Error, Kind, Result};
 
 const SECTOR: usize = Sectors::SIZE as usize;
-
-/// What a Raspberry Pi's boot ROM also takes: a partition of "basic data".
-const TYPE_BASIC_DATA: Uuid = Uuid::from_u128(0xebd0a0a2_b9e5_4433_87c0_68b6b72699c7);
 
 /// Room for [`check`] to work in: a bit for each cluster, and a path.
 const SCRATCH: usize = 64 << 10;

@@ -31,7 +31,7 @@ use slipway::tree::Tree;
 use slipway::{Kind, Result};
 use slipway_images::bundle::manifest::Manifest;
 use slipway_images::bundle::{Bundle, PayloadName};
-use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
+use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo, Loader};
 use slipway_images::layout::{Bytes, ESP, Sizes, Slot};
 use slipway_images::slot::{DIRECTORY, RECORD_FILE, RECORD_SIZE, shipped_name};
 
@@ -75,6 +75,7 @@ impl Kit<'_> {
             kubernetes: "v1.36.3".to_owned(),
             arch: "x86_64".to_owned(),
             root_uuid: uuid::Uuid::from_u128(7),
+            loader: Loader::default(),
         };
         let info = serde_json::to_string(&info).unwrap();
         let mut tree = Tree::new();

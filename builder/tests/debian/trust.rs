@@ -238,6 +238,34 @@ fn a_stale_suite_stops_the_build_unless_told_otherwise() {
 }
 
 #[test]
+fn so_does_a_suite_whose_index_is_another_than_was_signed() {
+    let (mut archive, _) = plain();
+    archive.publish_plainly();
+    archive.package("aa", "2", "");
+    archive.publish(&Release {
+        suite: "fixes",
+        ..Release::default()
+    });
+    let index = "dists/fixes/main/binary-amd64/Packages.xz";
+    archive.write(index, b"what was there before");
+    let cache = tempfile::tempdir().unwrap();
+    let mirror = Mirror::resolve(Some(&url(&archive))).unwrap();
+    let open = |suites: &[&str], skip| {
+        let board = board(&archive.gpg.public(), suites);
+        debian::open(&mirror, &board, cache.path(), skip, &quiet())
+    };
+    let e = open(&["test", "fixes"], false).map(|_| ()).unwrap_err();
+    assert_eq!(e.kind, Kind::Untrusted);
+    assert!(e.message().contains("fixes"), "{e}");
+    let opened = open(&["test", "fixes"], true).unwrap();
+    assert_eq!(opened.snapshot().len(), 1);
+    let warnings = opened.warnings();
+    assert!(warnings[0].contains("are left out"), "{warnings:?}");
+    let e = open(&["fixes", "test"], true).map(|_| ()).unwrap_err();
+    assert_eq!(e.kind, Kind::Untrusted, "the first one is never left out");
+}
+
+#[test]
 fn the_first_suite_is_never_skipped() {
     let (archive, _) = plain();
     let past = SystemTime::now() - DAY;

@@ -2,7 +2,7 @@
 //!
 //! | sector | what |
 //! |---|---|
-//! | 0 | protective MBR: boot code 0..446, one entry of type 0xEE at 446, signature 55 AA at 510 |
+//! | 0 | protective MBR: boot code 0..446, one entry of type 0xEE at 446, signature 55 AA at 510; or a hybrid one ([`share_first`]) |
 //! | 1 | primary header |
 //! | 2..34 | 128 entries of 128 bytes |
 //! | 34..n-33 | usable; here from sector 2048 |
@@ -43,7 +43,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use uuid::Uuid;
 
-use super::{LayoutError, Partition, Sectors, Table};
+use super::{Bytes, LayoutError, Partition, Sectors, Table};
 
 const SECTOR: usize = Sectors::SIZE as usize;
 const SIGNATURE: &[u8; 8] = b"EFI PART";
@@ -57,6 +57,9 @@ const ENTRY_SECTORS: u64 = (ENTRIES * ENTRY_SIZE / SECTOR) as u64;
 const MAX_ENTRY_BYTES: u64 = 1 << 20;
 
 const _: () = assert!(ENTRY_SECTORS == 32 && (ENTRIES * ENTRY_SIZE).is_multiple_of(SECTOR));
+
+/// Where the primary copy ends: before the first partition, the rest is free.
+pub const PRIMARY_END: Bytes = Bytes::new((2 + ENTRY_SECTORS) * Sectors::SIZE);
 
 /// A table that was read, and whether it wants writing again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +138,7 @@ pub fn write<D: Read + Write + Seek>(
             Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e),
             _ => {}
         }
-        protect(&mut mbr, table.disk);
+        protect(&mut mbr, table);
         put(disk, Sectors(2), &entries)?;
         put(disk, Sectors(1), &primary)?;
         put(disk, Sectors(0), &mbr)?;
@@ -321,13 +324,54 @@ fn encode_header(
     h
 }
 
-/// The one MBR entry that tells older tools to keep off (UEFI 2.10, table 5.3).
-fn protect(mbr: &mut [u8; SECTOR], disk: Sectors) {
-    let len = u32::try_from(disk.0 - 1).unwrap_or(u32::MAX);
-    mbr[446..510].fill(0);
-    // StartingCHS 0/0/2, OSType GPT, EndingCHS "beyond", StartingLBA 1.
-    mbr[446..458].copy_from_slice(&[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0]);
-    mbr[458..462].copy_from_slice(&len.to_le_bytes());
+/// A hybrid MBR: its first entry is the table's first partition, as a FAT32, for ROMs that know
+/// no GPT (those of Raspberry Pis before the 4). What knows one goes by the second entry, of type
+/// 0xEE. Written before [`write`], which keeps it.
+///
+/// # Errors
+/// [`LayoutError::Io`].
+pub fn share_first<D: Write + Seek>(disk: &mut D, table: &Table) -> Result<(), LayoutError> {
+    let mut mbr = [0; SECTOR];
+    if let Some(first) = table.partitions.first() {
+        mbr[446..462].copy_from_slice(&mbr_entry(FAT32_LBA, first.first, first.len));
+    }
+    mbr[510..512].copy_from_slice(&[0x55, 0xaa]);
+    put(disk, Sectors(0), &mbr).map_err(|source| LayoutError::Io {
+        doing: "writing",
+        source,
+    })
+}
+
+/// Types of MBR entries.
+const FAT32_LBA: u8 = 0x0c;
+const PROTECTIVE: u8 = 0xee;
+
+/// An entry: not active, CHS addresses "beyond", type, first sector and their number.
+fn mbr_entry(kind: u8, first: Sectors, len: Sectors) -> [u8; 16] {
+    let number = |n: Sectors| u32::try_from(n.0).unwrap_or(u32::MAX).to_le_bytes();
+    let mut entry = [
+        0, 0xff, 0xff, 0xff, kind, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    entry[8..12].copy_from_slice(&number(first));
+    entry[12..].copy_from_slice(&number(len));
+    entry
+}
+
+/// Protects the table from tools that know none; what a hybrid MBR shares stays.
+fn protect(mbr: &mut [u8; SECTOR], table: &Table) {
+    let shared = table.partitions.first().filter(|first| {
+        let entry = mbr_entry(FAT32_LBA, first.first, first.len);
+        mbr[446..462] == entry && mbr[510..512] == [0x55, 0xaa]
+    });
+    let (at, len) = match shared {
+        Some(first) => (462, Sectors(first.first.0 - 1)),
+        None => (446, Sectors(table.disk.0 - 1)),
+    };
+    mbr[at..510].fill(0);
+    let mut entry = mbr_entry(PROTECTIVE, Sectors(1), len);
+    // StartingCHS 0/0/2, as UEFI has it.
+    entry[1..4].copy_from_slice(&[0, 2, 0]);
+    mbr[at..at + 16].copy_from_slice(&entry);
     mbr[510..512].copy_from_slice(&[0x55, 0xaa]);
 }
 

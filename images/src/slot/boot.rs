@@ -127,6 +127,52 @@ pub trait BootMethod {
     fn set_record(&mut self, record: &Record) -> Result<(), BootError>;
 }
 
+impl<B: BootMethod + ?Sized> BootMethod for Box<B> {
+    fn status(&mut self) -> Result<Found, BootError> {
+        (**self).status()
+    }
+
+    fn clear(&mut self, slot: Slot) -> Result<(), BootError> {
+        (**self).clear(slot)
+    }
+
+    fn room(&mut self, slot: Slot) -> Result<u64, BootError> {
+        (**self).room(slot)
+    }
+
+    fn reserve(&mut self, slot: Slot, size: u32) -> Result<(), BootError> {
+        (**self).reserve(slot, size)
+    }
+
+    fn write(&mut self, slot: Slot, offset: u64, bytes: &[u8]) -> Result<(), BootError> {
+        (**self).write(slot, offset, bytes)
+    }
+
+    fn read(&mut self, slot: Slot, offset: u64, buffer: &mut [u8]) -> Result<(), BootError> {
+        (**self).read(slot, offset, buffer)
+    }
+
+    fn stage(&mut self, slot: Slot, tries: u32) -> Result<(), BootError> {
+        (**self).stage(slot, tries)
+    }
+
+    fn give_back(&mut self, slot: Slot) -> Result<(), BootError> {
+        (**self).give_back(slot)
+    }
+
+    fn commit(&mut self, slot: Slot) -> Result<(), BootError> {
+        (**self).commit(slot)
+    }
+
+    fn record(&mut self) -> Result<Record, BootError> {
+        (**self).record()
+    }
+
+    fn set_record(&mut self, record: &Record) -> Result<(), BootError> {
+        (**self).set_record(record)
+    }
+}
+
 /// Why a boot mechanism can't do what it should.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -140,5 +186,21 @@ pub enum BootError {
         slot: Slot,
         /// What is missing, beginning with `no`.
         missing: &'static str,
+    },
+    /// There are fewer bytes.
+    #[error("the boot payload of slot {slot} has {limit} bytes, and more was asked for")]
+    Beyond {
+        /// Which slot.
+        slot: Slot,
+        /// How many there are.
+        limit: u64,
+    },
+    /// Its boot area can't be read or written.
+    #[error("the boot area of slot {slot}: {source}")]
+    Area {
+        /// Which slot.
+        slot: Slot,
+        /// Why.
+        source: std::io::Error,
     },
 }

@@ -46,23 +46,28 @@
 //! a slot on trial is booted at most [`TRIES`] + [`CUTS`] + [`RESTARTS`] times.
 
 mod boot;
+mod choice;
 mod dirent;
 mod disk;
 pub mod fat;
 pub mod name;
 mod record;
+mod record_file;
 mod state;
 mod systemd_boot;
+mod uboot;
 mod write;
 
 use serde::{Deserialize, Serialize};
 
 pub use boot::{BootError, BootMethod, Bootable, Found, Present};
+pub use choice::{CHOICE_FILES, CHOICE_SIZE, Choice, Standing};
 pub use disk::Disk;
 pub use fat::FatError;
 pub use record::{BadVersion, Content, RECORD_FILE, RECORD_SIZE, Record, Trial};
 pub use state::{Refused, State, Step};
 pub use systemd_boot::{DIRECTORY, SystemdBoot, shipped_name};
+pub use uboot::{Area, UBOOT_RECORD_FILE, UBoot};
 pub use write::{Inactive, Plan, Staged, Verified, Writing};
 
 pub use crate::layout::Slot;

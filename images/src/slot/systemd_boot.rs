@@ -12,7 +12,8 @@ use super::Slot;
 use super::boot::{BootError, BootMethod, Bootable, Found};
 use super::fat::{Entry, FatError, Volume};
 use super::name::{Kind, Name, Tries};
-use super::record::{COPY, RECORD_FILE, RECORD_SIZE, Record};
+use super::record::{RECORD_FILE, Record};
+use super::record_file;
 
 /// Where the loader looks for unified kernel images.
 pub const DIRECTORY: &str = "EFI/Linux";
@@ -97,16 +98,6 @@ impl<D: Disk> SystemdBoot<D> {
         let name = file.0.with(kind).to_string();
         self.volume.rename(DIRECTORY, &file.1, &name)?;
         Ok(())
-    }
-
-    /// Both copies: sequence number and record, where they hold together.
-    fn copies(&mut self, file: &Entry) -> Result<[Option<(u64, Record)>; 2], FatError> {
-        let mut read = |index: usize| -> Result<_, FatError> {
-            let mut copy = vec![0; COPY];
-            self.volume.read(file, (index * COPY) as u64, &mut copy)?;
-            Ok(Record::decode(&copy))
-        };
-        Ok([read(0)?, read(1)?])
     }
 }
 
@@ -222,31 +213,10 @@ impl<D: Disk> BootMethod for SystemdBoot<D> {
     }
 
     fn record(&mut self) -> Result<Record, BootError> {
-        let file = self.volume.find(RECORD_FILE)?;
-        let Some(file) = file.filter(|file| file.size == RECORD_SIZE) else {
-            return Ok(Record::default());
-        };
-        let copies = self.copies(&file)?.into_iter().flatten();
-        let newest = copies.max_by_key(|(sequence, _)| *sequence);
-        Ok(newest.map(|(_, record)| record).unwrap_or_default())
+        Ok(record_file::read(&mut self.volume, RECORD_FILE)?)
     }
 
     fn set_record(&mut self, record: &Record) -> Result<(), BootError> {
-        let mut file = self.volume.find(RECORD_FILE)?;
-        if let Some(other) = file.take_if(|file| file.size != RECORD_SIZE) {
-            let (directory, _) = RECORD_FILE.rsplit_once('/').unwrap_or_default();
-            self.volume.remove(directory, &other)?;
-        }
-        // An image has it; who has deleted it by hand gets it again.
-        let file = match file {
-            Some(file) => file,
-            None => self.volume.create(RECORD_FILE, RECORD_SIZE)?,
-        };
-        let sequences = self.copies(&file)?.map(|copy| copy.map(|(n, _)| n));
-        let older = usize::from(sequences[0] > sequences[1]);
-        let next = sequences.into_iter().flatten().max().unwrap_or(0) + 1;
-        let bytes = record.encode(next);
-        self.volume.write(&file, (older * COPY) as u64, &bytes)?;
-        Ok(self.volume.flush()?)
+        Ok(record_file::write(&mut self.volume, RECORD_FILE, record)?)
     }
 }

@@ -16,6 +16,10 @@ use slipway_images::slot::{Disk, Slot};
 pub const ESP: u64 = 34 << 20;
 /// Bytes of a root partition here.
 pub const ROOT: u64 = 64 << 10;
+/// Bytes of a boot area here, which only U-Boot has.
+pub const AREA: u64 = 16 << 10;
+/// Bytes of all of it.
+pub const DISK: u64 = ESP + 2 * ROOT + 2 * AREA;
 const SECTOR: u64 = 512;
 
 pub type Sector = [u8; SECTOR as usize];
@@ -118,6 +122,21 @@ pub fn root(disk: &Rc<RefCell<Recorder>>, slot: Slot) -> Part {
         disk: Rc::clone(disk),
         start: root_at(slot),
         len: ROOT,
+    }
+}
+
+pub fn area(disk: &Rc<RefCell<Recorder>>, slot: Slot) -> Part {
+    Part {
+        disk: Rc::clone(disk),
+        start: area_at(slot),
+        len: AREA,
+    }
+}
+
+pub fn area_at(slot: Slot) -> u64 {
+    match slot {
+        Slot::A => ESP + 2 * ROOT,
+        Slot::B => ESP + 2 * ROOT + AREA,
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use slipway_images::slot::fat::{FatError, Volume};
 
-use super::disk::{ESP, ROOT, Recorder, Shown, esp, mtools};
+use super::disk::{DISK, ESP, Recorder, Shown, esp, mtools};
 use super::loader::formatted;
 
 fn listed(shown: &Shown, directory: &str) -> Vec<String> {
@@ -142,7 +142,7 @@ proptest! {
             let base = [0, 16384, 565_248, 565_248 + 512][where_];
             image[base + at] = byte;
         }
-        image.truncate((ESP + 2 * ROOT) as usize);
+        image.truncate(DISK as usize);
         let disk = Recorder::new(&image);
         if let Ok(mut volume) = Volume::open(esp(&disk)) {
             drop(volume.tidy());

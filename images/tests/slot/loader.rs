@@ -23,7 +23,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::disk::{ESP, ROOT, mtools};
+use super::disk::{DISK, ESP, mtools};
 
 /// Something that the loader would list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,7 +238,7 @@ fn section<'a>(pe: &'a [u8], name: &str) -> Option<&'a [u8]> {
     })
 }
 
-/// A disk with an empty boot partition, but for its directories, and two empty roots.
+/// A disk with an empty boot partition, but for its directories, and empty roots and areas.
 pub fn formatted() -> Vec<u8> {
     static IMAGE: OnceLock<Vec<u8>> = OnceLock::new();
     let make = || {
@@ -252,9 +252,9 @@ pub fn formatted() -> Vec<u8> {
             .output()
             .expect("ci/setup installs dosfstools");
         assert!(made.status.success(), "{made:?}");
-        mtools("mmd", &path, &["::/EFI", "::/EFI/Linux"]).unwrap();
+        mtools("mmd", &path, &["::/EFI", "::/EFI/Linux", "::/slipway"]).unwrap();
         let mut image = std::fs::read(path).unwrap();
-        image.resize((ESP + 2 * ROOT) as usize, 0);
+        image.resize(DISK as usize, 0);
         image
     };
     IMAGE.get_or_init(make).clone()

@@ -5,12 +5,116 @@ use std::path::Path;
 use std::rc::Rc;
 
 use slipway_images::slot::{
-    BootMethod, Disk, Leaving, Plan, Slot, SlotError, Slots, SlotsStatus, State, SystemdBoot,
-    Verified, shipped_name,
+    Area, BootMethod, CHOICE_FILES, Choice, Disk, Leaving, Plan, Slot, SlotError, Slots,
+    SlotsStatus, State, SystemdBoot, UBoot, Verified, shipped_name,
 };
 
-use super::disk::{Part, ROOT, Recorder, Shown, esp, mtools, root, root_at};
+use super::disk::{AREA, ROOT, Recorder, Shown, area, area_at, esp, mtools, root, root_at};
 use super::loader::{self, formatted, uki};
+use super::script;
+
+/// What starts the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    SystemdBoot,
+    UBoot,
+}
+
+pub type Boot = Box<dyn BootMethod>;
+
+/// What a loader starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    pub slot: Slot,
+    pub payload: Vec<u8>,
+}
+
+impl Kind {
+    pub const BOTH: [Self; 2] = [Self::SystemdBoot, Self::UBoot];
+
+    /// The library's end of it.
+    pub fn method(self, disk: &Rc<RefCell<Recorder>>) -> Boot {
+        let area = |slot| {
+            let disk = area(disk, slot);
+            Some(Area { disk, size: AREA })
+        };
+        match self {
+            Self::SystemdBoot => Box::new(SystemdBoot::open(esp(disk)).unwrap()),
+            Self::UBoot => Box::new(UBoot::open(esp(disk), area(Slot::A), area(Slot::B)).unwrap()),
+        }
+    }
+
+    /// Where the record lies.
+    pub fn record(self) -> &'static str {
+        match self {
+            Self::SystemdBoot => slipway_images::slot::RECORD_FILE,
+            Self::UBoot => slipway_images::slot::UBOOT_RECORD_FILE,
+        }
+    }
+
+    /// The loader's model chooses and counts.
+    pub fn boot(self, shown: &Shown) -> Option<Chosen> {
+        match self {
+            Self::SystemdBoot => chosen(loader::boot(&shown.path)?),
+            Self::UBoot => Some(in_area(shown, script::boot(&shown.path)?)),
+        }
+    }
+
+    /// All that it would start, in its order.
+    pub fn listed(self, shown: &Shown) -> Vec<Chosen> {
+        match self {
+            Self::SystemdBoot => {
+                let entries = loader::entries(&shown.path).into_iter();
+                entries.map(|entry| chosen(entry).unwrap()).collect()
+            }
+            Self::UBoot => {
+                let slots = script::listed(&shown.path).into_iter();
+                slots.map(|slot| in_area(shown, slot)).collect()
+            }
+        }
+    }
+
+    /// The medium of a machine that has been flashed with version 1.
+    pub fn flashed(self) -> Vec<u8> {
+        let shown = Shown::new(&formatted());
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        let put = |content: &[u8], name: &str| {
+            std::fs::write(&file, content).unwrap();
+            mtools("mcopy", &shown.path, &[file.to_str().unwrap(), name]).unwrap();
+        };
+        let payload = Version(1).payload(self);
+        match self {
+            Self::SystemdBoot => put(&payload, &format!("::/EFI/Linux/{}", shipped_name())),
+            Self::UBoot => {
+                for copy in CHOICE_FILES {
+                    put(&Choice::SHIPPED.encode(), &format!("::/{copy}"));
+                }
+            }
+        }
+        let mut medium = shown.medium();
+        let mut fill = |at: u64, content: &[u8]| {
+            medium[at as usize..at as usize + content.len()].copy_from_slice(content);
+        };
+        fill(root_at(Slot::A), &Version(1).root());
+        if self == Self::UBoot {
+            fill(area_at(Slot::A), &payload);
+        }
+        medium
+    }
+}
+
+fn chosen(entry: loader::Entry) -> Option<Chosen> {
+    let letter = entry.file.split('-').nth(2)?.chars().next()?;
+    let slot = Slot::BOTH.into_iter().find(|s| s.letter() == letter)?;
+    let payload = entry.content;
+    Some(Chosen { slot, payload })
+}
+
+fn in_area(shown: &Shown, slot: Slot) -> Chosen {
+    let payload = shown.bytes(area_at(slot), AREA);
+    Chosen { slot, payload }
+}
 
 /// A version that can be in a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,64 +141,63 @@ impl Version {
         (0..ROOT / 8).flat_map(word).collect()
     }
 
+    /// What is in a boot area.
+    fn area(&self) -> Vec<u8> {
+        self.root().split_off((ROOT - AREA) as usize)
+    }
+
+    pub fn payload(&self, kind: Kind) -> Vec<u8> {
+        match kind {
+            Kind::SystemdBoot => self.uki(),
+            Kind::UBoot => self.area(),
+        }
+    }
+
     /// Later releases have lower names: nothing may depend on them.
     pub fn name(&self) -> String {
         format!("{}.0", 100 - self.0)
     }
 
-    pub fn plan(&self) -> Plan {
+    pub fn plan(&self, kind: Kind) -> Plan {
         Plan {
             version: self.name(),
             release: self.0,
             root: format!("root-{}", self.0),
-            payload: self.uki().len() as u32,
+            payload: self.payload(kind).len() as u32,
         }
     }
 }
 
-/// The medium of a machine that has been flashed with version 1.
-pub fn flashed() -> Vec<u8> {
-    let shown = Shown::new(&formatted());
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("uki");
-    std::fs::write(&file, Version(1).uki()).unwrap();
-    let name = format!("::/EFI/Linux/{}", shipped_name());
-    mtools("mcopy", &shown.path, &[file.to_str().unwrap(), &name]).unwrap();
-    let mut medium = shown.medium();
-    let at = root_at(Slot::A) as usize;
-    medium[at..at + ROOT as usize].copy_from_slice(&Version(1).root());
-    medium
-}
-
 /// Runs `work` on the slots of a disk with this content.
 pub fn on<T>(
+    kind: Kind,
     disk: &Rc<RefCell<Recorder>>,
     booted: Slot,
-    work: impl FnOnce(&mut Slots<SystemdBoot<Part>>) -> T,
+    work: impl FnOnce(&mut Slots<Boot>) -> T,
 ) -> T {
-    let boot = SystemdBoot::open(esp(disk)).unwrap();
-    work(&mut Slots::load(boot, booted).unwrap())
+    work(&mut Slots::load(kind.method(disk), booted).unwrap())
 }
 
 /// Writes a version into the slot that doesn't run, as an update does. `until` cuts it short
 /// after so many parts of the root.
 pub fn update(
+    kind: Kind,
     disk: &Rc<RefCell<Recorder>>,
     booted: Slot,
     version: &Version,
     until: Option<usize>,
 ) -> Result<(), SlotError> {
-    on(disk, booted, |slots| {
+    on(kind, disk, booted, |slots| {
         let inactive = slots.inactive()?;
         let mut partition = root(disk, inactive.slot());
-        let mut writing = inactive.begin(&version.plan())?;
+        let mut writing = inactive.begin(&version.plan(kind))?;
         for (n, part) in version.root().chunks(16 << 10).enumerate() {
             if until == Some(n) {
                 return Ok(());
             }
             partition.write_at((n << 14) as u64, part).unwrap();
         }
-        for (n, part) in version.uki().chunks(4096).enumerate() {
+        for (n, part) in version.payload(kind).chunks(4096).enumerate() {
             writing.write((n * 4096) as u64, part)?;
         }
         partition.flush().unwrap();
@@ -105,6 +208,7 @@ pub fn update(
 
 /// A machine for tests of what happens from boot to boot.
 pub struct Machine {
+    pub kind: Kind,
     shown: Shown,
     pub boots: u32,
     pub booted: Slot,
@@ -112,9 +216,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn flashed() -> Self {
+    pub fn flashed(kind: Kind) -> Self {
         let mut machine = Self {
-            shown: Shown::new(&flashed()),
+            kind,
+            shown: Shown::new(&kind.flashed()),
             boots: 0,
             booted: Slot::A,
             version: Version(1),
@@ -126,8 +231,8 @@ impl Machine {
     /// The loader chooses and counts; the kernel and a root that is found come up.
     pub fn power_on(&mut self) {
         self.boots += 1;
-        let chosen = loader::boot(&self.shown.path).expect("something to boot");
-        let (slot, version) = runs(&self.shown, &chosen).expect("a whole slot");
+        let chosen = self.kind.boot(&self.shown).expect("something to boot");
+        let (slot, version) = runs(self.kind, &self.shown, &chosen).expect("a whole slot");
         (self.booted, self.version) = (slot, version);
     }
 
@@ -139,13 +244,14 @@ impl Machine {
 
     pub fn arrive(&mut self) {
         let (id, version) = (format!("boot-{}", self.boots), self.version.clone());
-        self.slots(|slots| slots.arrive(&id, &version.name(), &version.plan().root))
+        let root = version.plan(self.kind).root;
+        self.slots(|slots| slots.arrive(&id, &version.name(), &root))
             .unwrap();
     }
 
-    pub fn slots<T>(&mut self, work: impl FnOnce(&mut Slots<SystemdBoot<Part>>) -> T) -> T {
+    pub fn slots<T>(&mut self, work: impl FnOnce(&mut Slots<Boot>) -> T) -> T {
         let disk = Recorder::over(&self.shown);
-        let result = on(&disk, self.booted, work);
+        let result = on(self.kind, &disk, self.booted, work);
         self.take(&disk);
         result
     }
@@ -158,7 +264,7 @@ impl Machine {
 
     pub fn update(&mut self, version: u64) -> Result<(), SlotError> {
         let disk = Recorder::over(&self.shown);
-        let result = update(&disk, self.booted, &Version(version), None);
+        let result = update(self.kind, &disk, self.booted, &Version(version), None);
         self.take(&disk);
         result
     }
@@ -182,14 +288,11 @@ impl Machine {
     }
 }
 
-/// The slot and version that an entry starts, if all of it is whole.
-pub fn runs(shown: &Shown, entry: &loader::Entry) -> Option<(Slot, Version)> {
-    let version = (0..100).map(Version).find(|v| v.uki() == entry.content)?;
-    let letter = entry.file.split('-').nth(2)?.chars().next()?;
-    let slot = [Slot::A, Slot::B]
-        .into_iter()
-        .find(|s| s.letter() == letter)?;
-    (shown.bytes(root_at(slot), ROOT) == version.root()).then_some((slot, version))
+/// The slot and version that a loader's choice starts, if all of it is whole.
+pub fn runs(kind: Kind, shown: &Shown, chosen: &Chosen) -> Option<(Slot, Version)> {
+    let mut versions = (0..100).map(Version);
+    let version = versions.find(|v| v.payload(kind) == chosen.payload)?;
+    (shown.bytes(root_at(chosen.slot), ROOT) == version.root()).then_some((chosen.slot, version))
 }
 
 /// Reads what is in a slot through the library, as an update that reuses blocks does.

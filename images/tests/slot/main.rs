@@ -13,4 +13,5 @@ mod fat;
 mod loader;
 mod machine;
 mod power;
+mod script;
 mod trials;

@@ -1,11 +1,11 @@
-//! Power cuts: each state that one can leave is judged by the loader's model and fsck.vfat.
+//! Power cuts: each state that one can leave is judged by each loader's model and fsck.vfat.
 //!
 //! What the library does from one boot to the next is recorded. The power is cut at every
 //! flush, and between two flushes with a random part of the sectors that are not flushed yet
 //! on the medium: caches keep no order, and a partition's flush is no other's. In each state
 //!
-//! * the loader has one first choice, and what it starts is whole: unified kernel image and
-//!   root of one version;
+//! * the loader has one first choice, and what it starts is whole: boot payload and root of
+//!   one version;
 //! * nothing else that it lists is half-written either;
 //! * fsck.vfat finds nothing but clusters that are nobody's yet, and what follows from them;
 //! * from there (in a part of the states) the node settles its slots, is updated again, and
@@ -20,8 +20,7 @@ use std::rc::Rc;
 use slipway_images::slot::{Leaving, Slot, State};
 
 use super::disk::{Event, Recorder, Sector, Shown};
-use super::loader;
-use super::machine::{Version, flashed, on, runs, update};
+use super::machine::{Kind, Version, on, runs, update};
 
 /// States in CI.
 const SAMPLE: usize = 120;
@@ -36,6 +35,7 @@ struct Recording {
 }
 
 struct Story {
+    kind: Kind,
     now: Shown,
     boots: u32,
     recordings: Vec<Recording>,
@@ -44,9 +44,9 @@ struct Story {
 impl Story {
     /// The loader boots; gives the slot and the version.
     fn boot(&mut self) -> (Slot, Version) {
-        let chosen = loader::boot(&self.now.path).unwrap();
+        let chosen = self.kind.boot(&self.now).unwrap();
         self.boots += 1;
-        runs(&self.now, &chosen).unwrap()
+        runs(self.kind, &self.now, &chosen).unwrap()
     }
 
     fn record<T>(
@@ -64,63 +64,64 @@ impl Story {
 
     fn arrive(&mut self, what: &'static str) -> Slot {
         let (slot, version) = self.boot();
-        let id = self.boots.to_string();
+        let (id, kind) = (self.boots.to_string(), self.kind);
         self.record(what, |disk| {
-            let (name, root) = (version.name(), version.plan().root);
-            on(disk, slot, |slots| slots.arrive(&id, &name, &root)).unwrap();
+            let (name, root) = (version.name(), version.plan(kind).root);
+            on(kind, disk, slot, |slots| slots.arrive(&id, &name, &root)).unwrap();
         });
         slot
     }
 }
 
 /// Everything that a node does to its slots.
-fn story() -> Vec<Recording> {
+fn story(kind: Kind) -> Vec<Recording> {
     let mut story = Story {
-        now: Shown::new(&flashed()),
+        kind,
+        now: Shown::new(&kind.flashed()),
         boots: 0,
         recordings: Vec::new(),
     };
     let first = story.arrive("first boot");
     story
         .record("an update broken off", |disk| {
-            update(disk, first, &Version(2), Some(2))
+            update(kind, disk, first, &Version(2), Some(2))
         })
         .unwrap();
     story
         .record("taken up again", |disk| {
-            update(disk, first, &Version(2), None)
+            update(kind, disk, first, &Version(2), None)
         })
         .unwrap();
     let trial = story.arrive("a trial");
     story.record("a reboot in order", |disk| {
-        on(disk, trial, |slots| slots.leave(Leaving::InOrder)).unwrap();
+        on(kind, disk, trial, |slots| slots.leave(Leaving::InOrder)).unwrap();
     });
     story.arrive("the trial goes on");
     story.arrive("and after a cut");
     story.record("commit", |disk| {
-        on(disk, trial, |slots| slots.commit()).unwrap()
+        on(kind, disk, trial, |slots| slots.commit()).unwrap()
     });
     story
         .record("an update over the old slot", |disk| {
-            update(disk, trial, &Version(3), None)
+            update(kind, disk, trial, &Version(3), None)
         })
         .unwrap();
     for what in ["one try", "two", "three"] {
         let slot = story.arrive(what);
         story.record("a failed gate", |disk| {
-            on(disk, slot, |slots| slots.fail("no node")).unwrap();
+            on(kind, disk, slot, |slots| slots.fail("no node")).unwrap();
         });
     }
     let fallen = story.arrive("fallen back");
     assert_eq!(fallen, trial);
     story
         .record("an update over the bad slot", |disk| {
-            update(disk, fallen, &Version(4), None)
+            update(kind, disk, fallen, &Version(4), None)
         })
         .unwrap();
     story
         .record("another over the staged one", |disk| {
-            update(disk, fallen, &Version(5), None)
+            update(kind, disk, fallen, &Version(5), None)
         })
         .unwrap();
     story.recordings
@@ -162,49 +163,50 @@ struct Tally {
     findings: BTreeMap<String, usize>,
 }
 
-fn judge(shown: &Shown, at: &str, tally: &mut Tally) {
+fn judge(kind: Kind, shown: &Shown, at: &str, tally: &mut Tally) {
     for finding in shown.fsck() {
         assert!(is_harmless(&finding), "{at}: fsck.vfat: {finding}");
         let words: String = finding.chars().filter(|c| !c.is_ascii_digit()).collect();
         *tally.findings.entry(words).or_default() += 1;
     }
-    let listed = loader::entries(&shown.path);
+    let listed = kind.listed(shown);
     assert!(!listed.is_empty(), "{at}: nothing to boot");
     let mut slots = Vec::new();
-    for entry in &listed {
-        let whole = runs(shown, entry);
-        let (slot, version) = whole.unwrap_or_else(|| panic!("{at}: {} is not whole", entry.file));
+    for chosen in &listed {
+        let whole = runs(kind, shown, chosen);
+        let (slot, version) = whole.unwrap_or_else(|| panic!("{at}: {} is not whole", chosen.slot));
         slots.push((slot, version));
     }
     // Two names for one slot would be a rename that was cut, which has one name first.
     let again = slots.iter().filter(|s| **s == slots[0]).count();
-    assert_eq!(again, 1, "{at}: two entries start the same: {listed:?}");
+    assert_eq!(again, 1, "{at}: two entries start the same: {slots:?}");
     tally.states += 1;
     if tally.states.is_multiple_of(GO_ON) {
-        go_on(shown, at);
+        go_on(kind, shown, at);
         tally.gone_on += 1;
     }
 }
 
 /// The node boots from there and is updated.
-fn go_on(shown: &Shown, at: &str) {
+fn go_on(kind: Kind, shown: &Shown, at: &str) {
     let mut shown = Shown::of(&Recorder::over(shown));
     for round in 0..3u32 {
-        let chosen = loader::boot(&shown.path).unwrap();
+        let chosen = kind.boot(&shown).unwrap();
         let (slot, version) =
-            runs(&shown, &chosen).unwrap_or_else(|| panic!("{at}: round {round}"));
+            runs(kind, &shown, &chosen).unwrap_or_else(|| panic!("{at}: round {round}"));
         let disk = Recorder::over(&shown);
-        on(&disk, slot, |slots| {
+        on(kind, &disk, slot, |slots| {
             let id = format!("after-{round}");
             slots
-                .arrive(&id, &version.name(), &version.plan().root)
+                .arrive(&id, &version.name(), &version.plan(kind).root)
                 .unwrap();
             if slots.state(slot) == State::Trial {
                 slots.commit().unwrap();
             }
         });
         let next = Version(20 + u64::from(round));
-        update(&disk, slot, &next, None).unwrap_or_else(|e| panic!("{at}: round {round}: {e}"));
+        update(kind, &disk, slot, &next, None)
+            .unwrap_or_else(|e| panic!("{at}: round {round}: {e}"));
         shown = Shown::of(&disk);
         assert_eq!(shown.fsck(), [""; 0], "{at}: round {round}");
     }
@@ -212,8 +214,18 @@ fn go_on(shown: &Shown, at: &str) {
 
 #[test]
 fn a_power_cut_at_any_moment_leaves_one_whole_thing_to_boot() {
+    println!("{}", cut(Kind::SystemdBoot));
+}
+
+#[test]
+fn nor_does_it_with_u_boot_leave_anything_else() {
+    println!("{}", cut(Kind::UBoot));
+}
+
+/// All of them with one loader; gives what was found, to be read.
+fn cut(kind: Kind) -> String {
     let wanted = std::env::var("SLIPWAY_CUTS").map_or(SAMPLE, |n| n.parse().unwrap());
-    let story = story();
+    let story = story(kind);
     let boundaries: usize = story.iter().map(|r| intervals(&r.log).len()).sum();
     let samples = wanted.saturating_sub(boundaries).div_ceil(boundaries);
     let mut tally = Tally::default();
@@ -230,12 +242,13 @@ fn a_power_cut_at_any_moment_leaves_one_whole_thing_to_boot() {
                     .collect();
                 shown.put(&some);
                 let at = format!("{}, after flush {n}, sample {sample}", recording.what);
-                judge(shown, &at, &mut tally);
+                judge(kind, shown, &at, &mut tally);
                 shown.restore();
             }
             shown.put(&interval.flushed);
             shown.keep();
             judge(
+                kind,
                 shown,
                 &format!("{}, at flush {}", recording.what, n + 1),
                 &mut tally,
@@ -243,16 +256,17 @@ fn a_power_cut_at_any_moment_leaves_one_whole_thing_to_boot() {
             tally.boundaries += 1;
         }
     }
-    println!(
-        "{} power cuts: {} at flushes, {} within, in {} recordings; gone on from {}",
+    assert!(tally.states >= wanted, "{} states", tally.states);
+    format!(
+        "{kind:?}: {} power cuts: {} at flushes, {} within, in {} recordings; gone on from {}\n\
+         fsck.vfat found: {:#?}",
         tally.states,
         tally.boundaries,
         tally.states - tally.boundaries,
         recordings,
-        tally.gone_on
-    );
-    println!("fsck.vfat found: {:#?}", tally.findings);
-    assert!(tally.states >= wanted, "{} states", tally.states);
+        tally.gone_on,
+        tally.findings
+    )
 }
 
 /// What isn't on the medium for sure before a flush, and what is after it.

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::sys::statvfs::statvfs;
 use slipway_images::node::api::{Disk, Filesystem, Interface, Memory, Temperature};
 
 /// Bytes of a sector in `/sys/block/*/size`, whatever the disk's own.
@@ -131,13 +130,12 @@ impl System {
                 continue;
             }
             let mount_point = unescape(point);
-            let Ok(stat) = statvfs(mount_point.as_str()) else {
+            let Ok(stat) = rustix::fs::statvfs(mount_point.as_str()) else {
                 continue;
             };
-            let block = stat.fragment_size();
             seen.push(Filesystem {
-                size: block.saturating_mul(stat.blocks()),
-                free: block.saturating_mul(stat.blocks_available()),
+                size: stat.f_frsize.saturating_mul(stat.f_blocks),
+                free: stat.f_frsize.saturating_mul(stat.f_bavail),
                 read_only: options.split(',').any(|option| option == "ro"),
                 mount_point,
                 device,

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use slipway_images::bundle::RootPlace;
-use slipway_images::layout::ESP;
-use slipway_images::slot::{Disk, Slot, Slots, SystemdBoot};
-use slipway_init::slots;
+use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo, Loader};
+use slipway_images::slot::{Area, Disk, Slot, Slots};
+use slipway_init::slots::{self, Boot};
 
 use crate::paths::Paths;
 
@@ -46,7 +46,7 @@ impl RootPlace for Root {
 /// What an update reads and writes.
 pub struct Node {
     /// The slots, with the boot partition open for as long as they are.
-    pub slots: Slots<SystemdBoot<File>>,
+    pub slots: Slots<Boot>,
     /// The root partition of the slot that doesn't run, and its bytes.
     pub root: (Root, u64),
     /// That of the one that runs. As it is on the disk: what is read through dm-verity restarts
@@ -62,20 +62,36 @@ impl Node {
     pub fn open(paths: &Paths) -> Result<Self, String> {
         let root = paths.root();
         let booted = slots::booted(root).ok_or(NONE)?;
+        let info = paths.at(IMAGE_INFO_PATH.trim_start_matches('/'));
+        let info = ImageInfo::read(&info).map_err(|error| error.to_string())?;
         let device = |name: &str| slots::partition(root, name);
         let missing = |name: &str| format!("the disk has no partition {name}");
-        let esp = device(ESP).ok_or_else(|| missing(ESP))?;
-        let boot = slots::open(&esp).map_err(|error| {
+        let first = slots::boot_partition(info.loader);
+        let partition = device(first).ok_or_else(|| missing(first))?;
+        let boot = slots::open(&partition).map_err(|error| {
             format!(
                 "the boot partition {} can't be opened: {error}",
-                esp.display()
+                partition.display()
             )
         })?;
-        let boot = SystemdBoot::open(boot).map_err(|error| error.to_string())?;
+        let area = |slot: Slot| match info.loader {
+            Loader::SystemdBoot => Ok(None),
+            Loader::UBoot => {
+                let path = device(slot.boot()).ok_or_else(|| missing(slot.boot()))?;
+                let opened = open_sized(&path);
+                let (disk, size) =
+                    opened.map_err(|error| format!("{}: {error}", path.display()))?;
+                Ok::<_, String>(Some(Area { disk, size }))
+            }
+        };
+        let areas = [area(Slot::A)?, area(Slot::B)?];
+        let boot = slots::boot(info.loader, boot, areas).map_err(|error| error.to_string())?;
         let slots = Slots::load(boot, booted).map_err(|error| error.to_string())?;
         let other: Slot = !booted;
         let path = device(other.root()).ok_or_else(|| missing(other.root()))?;
-        let root = open_root(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let (file, size) =
+            open_sized(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let root = (Root(file), size);
         let running = device(booted.root()).and_then(|path| File::open(path).ok());
         Ok(Self {
             slots,
@@ -85,9 +101,10 @@ impl Node {
     }
 }
 
-fn open_root(path: &Path) -> io::Result<(Root, u64)> {
+/// A partition's device, and its bytes.
+fn open_sized(path: &Path) -> io::Result<(File, u64)> {
     // Alone: who has it mounted by hand must not see it change.
     let mut file = slots::open(path)?;
     let size = file.seek(SeekFrom::End(0))?;
-    Ok((Root(file), size))
+    Ok((file, size))
 }

@@ -1,0 +1,203 @@
+//! U-Boot: the firmware partition with its script, and a boot area for each slot.
+//!
+//! | firmware partition | what |
+//! |---|---|
+//! | as the board says | what its ROM or firmware reads, U-Boot |
+//! | `boot.scr` | chooses and counts: `distro/u-boot/boot.cmd` |
+//! | `slipway/slots-0.env`, `slots-1.env` | what it goes by ([`slipway_images::slot::Choice`]) |
+//! | `slipway/slots` | what the node remembers of slots |
+//!
+//! | boot area | what |
+//! |---|---|
+//! | `slot.scr` | starts this slot: [`Files::slot_script`] |
+//! | `slot.env` | `bootargs=` and the command line |
+//! | `linux`, `initrd` | |
+//! | `dtb/` | device trees |
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use slipway_images::layout::Table;
+use slipway_images::slot::{CHOICE_FILES, Choice, RECORD_SIZE, UBOOT_RECORD_FILE};
+
+use super::{Ingredients, missing};
+use crate::board::{Architecture, Board, Pattern, RawPiece};
+use crate::error::{At as _, Error, Kind, Result};
+use crate::formats::uimage;
+use crate::source::Source;
+use crate::tree::{NodeKind, Tree};
+
+/// The script of every board.
+const SCRIPT: &str = "distro/u-boot/boot.cmd";
+/// What a slot's command line is in.
+pub const COMMAND_LINE_FILE: &str = "slot.env";
+/// Under which name.
+pub const COMMAND_LINE_NAME: &str = "bootargs=";
+/// A slot's initrd.
+pub const INITRD_FILE: &str = "initrd";
+
+/// A file, and where it goes.
+type Placed<P> = (P, Arc<[u8]>);
+
+/// What packages and the checkout bring.
+pub struct Files {
+    script: String,
+    firmware: Vec<Placed<String>>,
+    raw: Vec<Placed<u64>>,
+    device_trees: Vec<Placed<String>>,
+}
+
+impl Files {
+    /// Takes them from the tree, and from beside the board's TOML.
+    pub fn take(tree: &Tree, board: &Board, source: &Source, release: &str) -> Result<Self> {
+        let script = source.path(SCRIPT);
+        let mut firmware = Vec::new();
+        for file in &board.boot.files {
+            let beside = source.path("board-configs").join(file.from.as_str());
+            if beside.is_file() {
+                let content = fs::read(&beside).at("reading", &beside)?;
+                firmware.push((placed(&file.to, file.from.as_str()), content.into()));
+                continue;
+            }
+            for (path, content) in matching(tree, "", &file.from, &board.boot.package)? {
+                firmware.push((placed(&file.to, &path), content));
+            }
+        }
+        let mut device_trees = Vec::new();
+        let below = format!("usr/lib/linux-image-{release}/");
+        for pattern in &board.boot.device_trees {
+            device_trees.extend(matching(tree, &below, pattern, &board.kernel.package)?);
+        }
+        let piece = |piece: &RawPiece| {
+            let content = tree.content(&piece.from);
+            let content = content.ok_or_else(|| missing(&piece.from, &board.boot.package))?;
+            Ok((piece.at, content.read()?))
+        };
+        Ok(Self {
+            script: fs::read_to_string(&script).at("reading", &script)?,
+            firmware,
+            raw: board.boot.raw.iter().map(piece).collect::<Result<_>>()?,
+            device_trees,
+        })
+    }
+
+    /// The partition that the board starts from.
+    pub fn firmware_partition(&self, from: &Ingredients<'_>) -> Result<Tree> {
+        let mut tree = Tree::new();
+        for (path, content) in &self.firmware {
+            tree.file(path, 0o644, content.to_vec())?;
+        }
+        let script = uimage::script("Slipway: choose a slot", &self.script, from.epoch);
+        tree.file("boot.scr", 0o644, script)?;
+        for copy in CHOICE_FILES {
+            tree.file(copy, 0o644, Choice::SHIPPED.encode().to_vec())?;
+        }
+        tree.file(UBOOT_RECORD_FILE, 0o644, vec![0; RECORD_SIZE as usize])?;
+        Ok(tree)
+    }
+
+    /// A slot's payload.
+    pub fn boot_area(&self, from: &Ingredients<'_>) -> Result<Tree> {
+        let mut tree = Tree::new();
+        let script = uimage::script(
+            "Slipway: start this slot",
+            &slot_script(from.board),
+            from.epoch,
+        );
+        tree.file("slot.scr", 0o644, script)?;
+        let line = format!("{COMMAND_LINE_NAME}{}\n", from.command_line());
+        tree.file(COMMAND_LINE_FILE, 0o644, line)?;
+        tree.file("linux", 0o644, from.root.boot.kernel.to_vec())?;
+        tree.file(INITRD_FILE, 0o644, from.initrd()?)?;
+        for (path, content) in &self.device_trees {
+            tree.file(&format!("dtb/{path}"), 0o644, content.to_vec())?;
+        }
+        Ok(tree)
+    }
+
+    /// What the board's ROM wants at a place of its own.
+    pub fn write_raw(&self, file: &File, table: &Table, image: &Path) -> Result<()> {
+        let entries = slipway_images::layout::gpt::PRIMARY_END.get();
+        let end = (table.partitions.first()).map_or(0, |first| first.offset().get());
+        let mut free = entries..end;
+        for (at, content) in &self.raw {
+            let behind = at + content.len() as u64;
+            if *at < free.start || behind > free.end {
+                return Err(Error::new(
+                    Kind::Input,
+                    format!(
+                        "boot.raw: {} bytes at {at} don't fit between byte {} and byte {} of the disk",
+                        content.len(),
+                        free.start,
+                        free.end
+                    ),
+                ));
+            }
+            free.start = behind;
+            file.write_all_at(content, *at).at("writing", image)?;
+        }
+        Ok(())
+    }
+}
+
+/// What starts a slot. U-Boot runs it with `devtype`, `devnum` and `area` set: the disk, and
+/// the number of the boot area's partition.
+#[must_use]
+pub fn slot_script(board: &Board) -> String {
+    let start = match board.architecture {
+        Architecture::Arm64 => "booti",
+        Architecture::Amd64 | Architecture::Armhf => "bootz",
+    };
+    let mut lines = board.boot.commands.clone();
+    lines.push("setenv from ${devtype} ${devnum}:${area}".to_owned());
+    lines.extend([
+        "setenv fdt ${fdtcontroladdr}".to_owned(),
+        "if test -n \"${fdtfile}\"; then".to_owned(),
+        "  load ${from} ${fdt_addr_r} dtb/${fdtfile} || exit".to_owned(),
+        "  setenv fdt ${fdt_addr_r}".to_owned(),
+        "fi".to_owned(),
+        format!("load ${{from}} ${{kernel_addr_r}} {COMMAND_LINE_FILE} || exit"),
+        "env import -t ${kernel_addr_r} ${filesize} bootargs || exit".to_owned(),
+        format!("load ${{from}} ${{ramdisk_addr_r}} {INITRD_FILE} || exit"),
+        "setenv initrd ${ramdisk_addr_r}:${filesize}".to_owned(),
+        "load ${from} ${kernel_addr_r} linux || exit".to_owned(),
+        format!("{start} ${{kernel_addr_r}} ${{initrd}} ${{fdt}}"),
+    ]);
+    lines.join("\n") + "\n"
+}
+
+/// Where a file goes whose path is `from`.
+fn placed(to: &str, from: &str) -> String {
+    let name = from.rsplit('/').next().unwrap_or(from);
+    match to {
+        "" => name.to_owned(),
+        directory if directory.ends_with('/') => format!("{directory}{name}"),
+        path => path.to_owned(),
+    }
+}
+
+/// The files below a directory whose paths there match.
+fn matching(
+    tree: &Tree,
+    below: &str,
+    pattern: &Pattern,
+    package: &str,
+) -> Result<Vec<Placed<String>>> {
+    let matcher = pattern
+        .matcher()
+        .map_err(|e| Error::new(Kind::Bug, format!("`{pattern}`: {e}")))?;
+    let mut found = Vec::new();
+    for (path, node) in tree.below(below.trim_end_matches('/')) {
+        if let (Some(path), NodeKind::File(content)) = (path.strip_prefix(below), &node.kind)
+            && matcher.is_match(path)
+        {
+            found.push((path.to_owned(), content.read()?));
+        }
+    }
+    match found.is_empty() {
+        true => Err(missing(&format!("{below}{pattern}"), package)),
+        false => Ok(found),
+    }
+}
