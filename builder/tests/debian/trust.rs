@@ -247,7 +247,7 @@ fn so_does_a_suite_whose_index_is_another_than_was_signed() {
         ..Release::default()
     });
     let index = "dists/fixes/main/binary-amd64/Packages.xz";
-    archive.write(index, b"what was there before");
+    archive.write(index, &[b'x'; 4096]);
     let cache = tempfile::tempdir().unwrap();
     let mirror = Mirror::resolve(Some(&url(&archive))).unwrap();
     let open = |suites: &[&str], skip| {
