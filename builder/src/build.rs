@@ -262,6 +262,9 @@ fn inputs(
 ) -> Result<(Lock, Vec<String>)> {
     let mut sources = source.digests()?;
     sources.insert("board".to_owned(), board.digest()?);
+    if let Some(files) = boot::digest_beside(source, board)? {
+        sources.insert("board-files".to_owned(), files);
+    }
     if let Some(keys) = keys {
         sources.insert(secure_boot::SOURCE.to_owned(), keys.digest());
     }

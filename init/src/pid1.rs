@@ -171,7 +171,8 @@ impl Loop {
             };
         let due = self.supervisor.as_mut().and_then(|s| s.tick(now));
         let ending = self.ending.map(|(_, at)| at);
-        for at in [due, ending, self.reboot_at].into_iter().flatten() {
+        let hungry = self.watchdog.as_ref().map(Watchdog::due);
+        for at in [due, ending, self.reboot_at, hungry].into_iter().flatten() {
             until = until.min(at);
         }
         let mut fds = vec![

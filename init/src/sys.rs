@@ -5,7 +5,7 @@
 //! | BLKRRPART | linux/fs.h |
 //! | BLKDISCARD | linux/fs.h |
 //! | RNDADDENTROPY | linux/random.h |
-//! | WDIOC_SETTIMEOUT, WDIOC_KEEPALIVE | linux/watchdog.h |
+//! | WDIOC_SETTIMEOUT, WDIOC_GETTIMEOUT | linux/watchdog.h |
 //! | TIOCGWINSZ | asm-generic/ioctls.h |
 //! | TIOCLINUX | ioctl_console(2) |
 //! | FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL | linux/fs.h |
@@ -35,6 +35,7 @@ mod ioctl {
         super::RandPoolInfo
     );
     ioctl_readwrite!(wdioc_settimeout, b'W', 6, libc::c_int);
+    ioctl_read!(wdioc_gettimeout, b'W', 7, libc::c_int);
     ioctl_read!(fs_ioc_getfslabel, 0x94, 49, [u8; 256]);
     ioctl_write_ptr!(fs_ioc_setfslabel, 0x94, 50, [u8; 256]);
     ioctl_write_ptr!(ext4_ioc_resize_fs, b'f', 16, u64);
@@ -153,6 +154,17 @@ pub fn watchdog_timeout(watchdog: &File, seconds: i32) -> io::Result<i32> {
     let mut value: libc::c_int = seconds;
     // SAFETY: the argument is a valid int that the driver reads and writes.
     checked(unsafe { ioctl::wdioc_settimeout(watchdog.as_raw_fd(), &raw mut value) })?;
+    Ok(value)
+}
+
+/// The watchdog's time-out in seconds.
+///
+/// # Errors
+/// EOPNOTSUPP where it has none.
+pub fn watchdog_own_timeout(watchdog: &File) -> io::Result<i32> {
+    let mut value: libc::c_int = 0;
+    // SAFETY: the argument is a valid int that the driver writes.
+    checked(unsafe { ioctl::wdioc_gettimeout(watchdog.as_raw_fd(), &raw mut value) })?;
     Ok(value)
 }
 

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use crate::{say, sys};
 
 const TIMEOUT: i32 = 60;
-const FEED_EVERY: Duration = Duration::from_secs(15);
+/// So often within its time-out, which some hardware has shorter.
+const MEALS: u32 = 4;
 
 /// The armed watchdog.
 pub struct Watchdog {
     file: File,
     fed: Instant,
+    every: Duration,
 }
 
 impl Watchdog {
@@ -30,13 +32,19 @@ impl Watchdog {
                 return None;
             }
         };
-        match sys::watchdog_timeout(&file, TIMEOUT) {
+        // Refused where the hardware's is fixed, or shorter.
+        let seconds = sys::watchdog_timeout(&file, TIMEOUT)
+            .or_else(|_| sys::watchdog_own_timeout(&file))
+            .map(|seconds| seconds.clamp(1, TIMEOUT));
+        match &seconds {
             Ok(seconds) => say!("watchdog armed, {seconds} s"),
-            Err(error) => say!("watchdog armed with its own time-out ({error})"),
+            Err(error) => say!("watchdog armed with a time-out of its own ({error})"),
         }
+        let seconds = seconds.map_or(1, i32::unsigned_abs);
         let mut watchdog = Self {
             file,
             fed: Instant::now(),
+            every: Duration::from_secs(seconds.into()) / MEALS,
         };
         watchdog.feed();
         Some(watchdog)
@@ -49,9 +57,15 @@ impl Watchdog {
         }
     }
 
+    /// When it wants food next.
+    #[must_use]
+    pub fn due(&self) -> Instant {
+        self.fed + self.every
+    }
+
     /// Feeds it when due.
     pub fn tick(&mut self, now: Instant) {
-        if now.duration_since(self.fed) >= FEED_EVERY {
+        if now >= self.due() {
             self.feed();
         }
     }

@@ -18,7 +18,7 @@ use crate::argv::CONSOLE_LOG;
 use crate::console::{self, Follow, Lines};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::firmware::Firmware;
+use crate::firmware::{Firmware, find_u_boot};
 use crate::machine::{
     Arch, Boot, Cache, Disk, DiskFormat, DiskSize, Forward, FwCfg, Machine, Mebibytes, OnReboot,
 };
@@ -62,6 +62,8 @@ pub struct Setup {
     pub vars: Option<PathBuf>,
     /// Boots a boot sector with the built-in BIOS instead of UEFI.
     pub bios: bool,
+    /// Boots by U-Boot instead of UEFI.
+    pub u_boot: bool,
     /// Boots this kernel directly instead of the image's loader.
     pub kernel: Option<(PathBuf, Option<PathBuf>, String)>,
     /// A hardware watchdog.
@@ -92,6 +94,7 @@ impl Setup {
             secure_boot: false,
             vars: None,
             bios: false,
+            u_boot: false,
             kernel: None,
             watchdog: true,
             tpm: false,
@@ -133,6 +136,10 @@ impl Node {
             }
         } else if setup.bios {
             Boot::Builtin
+        } else if setup.u_boot {
+            Boot::UBoot {
+                code: find_u_boot(arch, &setup.firmware_dirs)?,
+            }
         } else {
             let mut firmware = Firmware::find(arch, setup.secure_boot, &setup.firmware_dirs)?;
             if let Some(vars) = setup.vars {

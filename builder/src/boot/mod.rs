@@ -16,6 +16,7 @@ use std::sync::Arc;
 use slipway_images::layout::{self, Table, derive_uuid};
 
 use crate::board::{Board, BootMethod};
+use crate::digest;
 use crate::error::{Error, Kind, Result};
 use crate::formats::{cpio, fat, gpt, verity};
 use crate::root::Root;
@@ -73,6 +74,20 @@ pub fn take(tree: &mut Tree, board: &Board, source: &Source) -> Result<BootFiles
         release,
         loader,
     })
+}
+
+/// Digest of the files that the board names and that lie beside its TOML; none without any.
+///
+/// # Errors
+/// [`Kind::Io`].
+pub fn digest_beside(source: &Source, board: &Board) -> Result<Option<String>> {
+    let mut all = Vec::new();
+    for file in &board.boot.files {
+        if let Some(content) = uboot::beside(source, file)? {
+            all.extend(digest::hex(&content).bytes());
+        }
+    }
+    Ok((!all.is_empty()).then(|| digest::hex(&all)))
 }
 
 fn missing(what: &str, package: &str) -> Error {

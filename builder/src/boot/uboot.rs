@@ -23,7 +23,7 @@ use slipway_images::layout::Table;
 use slipway_images::slot::{CHOICE_FILES, Choice, RECORD_SIZE, UBOOT_RECORD_FILE};
 
 use super::{Ingredients, missing};
-use crate::board::{Architecture, Board, Pattern, RawPiece};
+use crate::board::{Architecture, Board, BootFile, Pattern, RawPiece};
 use crate::error::{At as _, Error, Kind, Result};
 use crate::formats::uimage;
 use crate::source::Source;
@@ -55,9 +55,7 @@ impl Files {
         let script = source.path(SCRIPT);
         let mut firmware = Vec::new();
         for file in &board.boot.files {
-            let beside = source.path("board-configs").join(file.from.as_str());
-            if beside.is_file() {
-                let content = fs::read(&beside).at("reading", &beside)?;
+            if let Some(content) = beside(source, file)? {
                 firmware.push((placed(&file.to, file.from.as_str()), content.into()));
                 continue;
             }
@@ -166,6 +164,15 @@ pub fn slot_script(board: &Board) -> String {
         format!("{start} ${{kernel_addr_r}} ${{initrd}} ${{fdt}}"),
     ]);
     lines.join("\n") + "\n"
+}
+
+/// A file beside the board's TOML; none if it is a package's.
+pub fn beside(source: &Source, file: &BootFile) -> Result<Option<Vec<u8>>> {
+    let path = source.path("board-configs").join(file.from.as_str());
+    match path.is_file() {
+        true => fs::read(&path).at("reading", &path).map(Some),
+        false => Ok(None),
+    }
 }
 
 /// Where a file goes whose path is `from`.

@@ -1,21 +1,96 @@
 //! Images of the other boards, as far as they can be emulated: each is a cluster, too. They take
 //! a build for a processor of their own, so they are `make test-boards`' and not CI's.
 
-use slipway_qemu::machine::Arch;
+use std::path::Path;
+use std::process::Command;
 
-use super::machine::{Cluster, MINUTE, image_of};
+use slipway_qemu::harness::Setup;
+use slipway_qemu::machine::{Arch, Mebibytes, OnReboot};
 
-#[test]
-#[ignore = "boots a machine: run with --ignored"]
-fn board_arm64_uefi_is_a_cluster() {
-    let image = image_of("SLIPWAY_ARM64_IMAGE", "arm64-uefi");
-    let mut cluster = Cluster::of_board(Arch::Aarch64, image);
+use super::machine::{Cluster, MINUTE, image_of, run};
+use super::slots::staged_on;
+
+/// It gets Ready, has its DNS, and leaves its disk as it should.
+fn is_a_cluster(mut cluster: Cluster, architecture: &str) {
     cluster.wait_ready();
     let path = "jsonpath={.items[0].status.nodeInfo.architecture}";
-    assert_eq!(cluster.kubectl(&["get", "nodes", "-o", path]), "arm64");
+    assert_eq!(cluster.kubectl(&["get", "nodes", "-o", path]), architecture);
     cluster.wait_dns();
     cluster.node.power_down(2 * MINUTE);
     let console = cluster.node.console();
     assert!(!console.contains("FAILED"), "{console}");
     cluster.data_is_clean();
+}
+
+#[test]
+#[ignore = "boots a machine: run with --ignored"]
+fn board_arm64_uefi_is_a_cluster() {
+    let image = image_of("SLIPWAY_ARM64_IMAGE", "arm64-uefi");
+    is_a_cluster(
+        Cluster::of_board(Arch::Aarch64, image, false, 2048),
+        "arm64",
+    );
+}
+
+#[test]
+#[ignore = "boots a machine: run with --ignored"]
+fn board_armv7_is_a_cluster() {
+    is_a_cluster(
+        Cluster::of_board(Arch::Armv7, armv7(), true, ARMV7_MEMORY),
+        "arm",
+    );
+}
+
+/// What the boards of this kind mostly have.
+const ARMV7_MEMORY: u32 = 1024;
+
+fn armv7() -> std::path::PathBuf {
+    image_of("SLIPWAY_ARMV7_IMAGE", "armv7")
+}
+
+fn armv7_setup() -> Setup {
+    let mut setup = Setup::new(armv7());
+    setup.arch = Arch::Armv7;
+    setup.u_boot = true;
+    setup.memory = Mebibytes(ARMV7_MEMORY);
+    setup.on_reboot = OnReboot::Restart;
+    setup
+}
+
+#[test]
+#[ignore = "boots a machine: run with --ignored"]
+fn board_armv7_commits_a_version_that_is_healthy() {
+    let mut owned = staged_on(armv7_setup(), "armv7", |_| {}, |_| {});
+    owned.node.wait_console("Slipway: slot b, 3", 2 * MINUTE);
+    owned.wait_phases(&[("slots", "b trial, runs, 2 more tries")]);
+    owned.node.cut_power();
+    owned.node.power_on();
+    let line = owned.node.wait_console("] slots ", 6 * MINUTE);
+    assert!(line.contains("b trial, runs, 2 more tries"), "{line}");
+    owned
+        .node
+        .wait_console("slot b is committed: healthy for 5s", 15 * MINUTE);
+    owned.operator(&["reboot"]);
+    owned.node.wait_console("Slipway: slot b, good", 2 * MINUTE);
+    owned.wait_phases(&[("slots", "a good; b good, runs"), ("trial", "not on trial")]);
+    owned.node.power_down(2 * MINUTE);
+}
+
+#[test]
+#[ignore = "boots a machine: run with --ignored"]
+fn board_armv7_falls_back_from_a_version_that_never_gets_up() {
+    let broken = |root: &Path| {
+        let gone = "rm /usr/lib/slipway/init";
+        run(Command::new("debugfs").args(["-w", "-R", gone]).arg(root));
+    };
+    let mut owned = staged_on(armv7_setup(), "armv7", |_| {}, broken);
+    for left in ["3", "2", "1"] {
+        owned
+            .node
+            .wait_console(&format!("Slipway: slot b, {left}"), 6 * MINUTE);
+    }
+    owned.node.wait_console("Slipway: slot a, good", 6 * MINUTE);
+    let line = owned.node.wait_console("] slots ", 6 * MINUTE);
+    assert!(line.contains("a good, runs; b bad, the new one"), "{line}");
+    owned.node.power_down(2 * MINUTE);
 }

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use slipway::components::{self, Toolchains};
+use slipway::formats::iso9660;
 use slipway::progress::{Progress, Style};
 use slipway::run::identity;
 use slipway::run::ready::is_ready;
@@ -16,7 +17,7 @@ use slipway_access::kubeconfig::Kubeconfig;
 use slipway_images::layout;
 use slipway_qemu::VmName;
 use slipway_qemu::harness::{Node, Setup};
-use slipway_qemu::machine::Arch;
+use slipway_qemu::machine::{Arch, Mebibytes};
 use slipway_qemu::snapshot::Snapshot;
 
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -74,13 +75,31 @@ impl Cluster {
         Self::around(boot_with(seed.clone().into_bytes()), name, seed)
     }
 
-    /// The image of another board, switched on for the first time.
-    pub fn of_board(arch: Arch, image: PathBuf) -> Self {
+    /// The image of another board, switched on for the first time. By U-Boot its seed comes on
+    /// a volume: its kernel has no fw_cfg.
+    pub fn of_board(arch: Arch, image: PathBuf, u_boot: bool, memory: u32) -> Self {
         let name: VmName = "boot-test".parse().unwrap();
         let (seed, _) = identity::seed(&name, false).unwrap();
         let mut setup = setup(image, seed.clone().into_bytes());
         setup.arch = arch;
-        Self::around(Node::boot(setup), name, seed)
+        setup.u_boot = u_boot;
+        setup.memory = Mebibytes(memory);
+        let scratch = tempfile::tempdir().unwrap();
+        if u_boot {
+            let volume = scratch.path().join("seed.iso");
+            let files = [
+                ("meta-data", &b"instance-id: boot-test\n"[..]),
+                ("user-data", seed.as_bytes()),
+            ];
+            std::fs::write(&volume, iso9660::image("CIDATA", files).unwrap()).unwrap();
+            setup.volumes = vec![volume];
+            setup.fw_cfg = Vec::new();
+        }
+        let node = Node::boot(setup);
+        Self {
+            scratch,
+            ..Self::around(node, name, seed)
+        }
     }
 
     fn around(node: Node, name: VmName, seed: String) -> Self {

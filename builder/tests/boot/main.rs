@@ -20,6 +20,7 @@ mod immutable;
 mod machine;
 mod secure;
 mod slots;
+mod uboot;
 mod update;
 mod wifi;
 

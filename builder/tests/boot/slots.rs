@@ -13,7 +13,9 @@ use slipway::formats::verity;
 use slipway::progress::{Progress, Style};
 use slipway_images::layout::{self, Partition, Sectors, Table};
 use slipway_images::node::PORT;
-use slipway_images::slot::{BootMethod as _, Disk, Plan, Slot, Slots, SystemdBoot, Verified};
+use slipway_images::slot::{
+    Area, BootMethod, Disk, Plan, Slot, Slots, SystemdBoot, UBoot, Verified,
+};
 use slipway_images::verity::{BLOCK, RootHash, Superblock};
 use slipway_qemu::harness::Setup;
 use slipway_qemu::machine::OnReboot;
@@ -41,9 +43,21 @@ impl Disk for Part {
     }
 }
 
-/// A card whose slot b is staged; `choose` does something to the seed on it, `change` to the
-/// root in that slot.
+/// A machine whose slot b is staged; `choose` does something to the seed on its card, `change` to
+/// the root in that slot.
 fn staged(choose: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> Owned {
+    let mut setup = Setup::new(image());
+    setup.on_reboot = OnReboot::Restart;
+    staged_on(setup, "x86_64", choose, change)
+}
+
+/// The same on another machine, whose setup has the image of a board.
+pub fn staged_on(
+    mut setup: Setup,
+    board: &str,
+    choose: impl FnOnce(&Path),
+    change: impl FnOnce(&Path),
+) -> Owned {
     let scratch = seeds();
     let at = |path: &str| scratch.path().join(path);
     let seed = at("home").join(NODE);
@@ -59,7 +73,7 @@ fn staged(choose: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> Owned {
     let mut flash = slipway();
     flash
         .arg("flash")
-        .args([&image(), &card])
+        .args([&setup.image, &card])
         .arg("--seed")
         .arg(&seed);
     run(flash.arg("--yes"));
@@ -67,10 +81,28 @@ fn staged(choose: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> Owned {
     let part = |name: &str| table.partition(name).unwrap().clone();
     let open = || File::options().read(true).write(true).open(&card).unwrap();
 
-    // Its kernel image, which names its root by the root hash.
-    let esp = || SystemdBoot::open(Part(open(), part(layout::ESP))).unwrap();
-    let mut uki = vec![0; payload_size(&card, &part(layout::ESP))];
-    esp().read(Slot::A, 0, &mut uki).unwrap();
+    // What is started of it, which names its root by the root hash.
+    let area = |slot: Slot| {
+        let partition = part(slot.boot());
+        let size = partition.size().get();
+        let disk = Part(open(), partition);
+        Some(Area { disk, size })
+    };
+    let boot = || -> Box<dyn BootMethod> {
+        match table.partition(layout::ESP) {
+            Some(esp) => Box::new(SystemdBoot::open(Part(open(), esp.clone())).unwrap()),
+            None => {
+                let firmware = Part(open(), part(layout::FIRMWARE));
+                Box::new(UBoot::open(firmware, area(Slot::A), area(Slot::B)).unwrap())
+            }
+        }
+    };
+    let size = match table.partition(layout::ESP) {
+        Some(esp) => payload_size(&card, esp),
+        None => part(Slot::A.boot()).size().get() as usize,
+    };
+    let mut uki = vec![0; size];
+    boot().read(Slot::A, 0, &mut uki).unwrap();
     let key = b"roothash=";
     let found = uki.windows(key.len()).position(|w| w == key).unwrap() + key.len();
     let old: RootHash = std::str::from_utf8(&uki[found..found + 64])
@@ -94,7 +126,7 @@ fn staged(choose: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> Owned {
         offset: 0,
         size: b.size().get(),
         filesystem,
-        board: "x86_64",
+        board,
     };
     let progress = Progress::with_style(Style::Quiet);
     let hash = verity::append(&grown, place, 1, &progress)
@@ -105,7 +137,7 @@ fn staged(choose: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> Owned {
     Part(open(), b).write_at(0, &changed).unwrap();
     uki[found..found + hash.len()].copy_from_slice(hash.as_bytes());
 
-    let mut slots = Slots::load(esp(), Slot::A).unwrap();
+    let mut slots = Slots::load(boot(), Slot::A).unwrap();
     let plan = Plan {
         version: "the new one".into(),
         release: 2,
@@ -119,9 +151,8 @@ fn staged(choose: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> Owned {
         .unwrap();
     drop(slots);
 
-    let mut setup = Setup::new(card);
+    setup.image = card;
     setup.ports = vec![PORT];
-    setup.on_reboot = OnReboot::Restart;
     Owned::boot(setup, scratch)
 }
 

@@ -15,6 +15,7 @@ mod initrd;
 mod measure;
 #[path = "../common/noise.rs"]
 mod noise;
+mod uimage;
 mod uki;
 mod verity;
 mod zst;
