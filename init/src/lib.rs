@@ -44,6 +44,7 @@ pub mod uevent;
 pub mod users;
 pub mod verity;
 pub mod watchdog;
+pub mod zram;
 
 /// Ends the life of a result whose failure changes nothing; a comment at the call says why.
 /// (`drop` is refused for results that are `Copy`.)

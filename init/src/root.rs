@@ -26,6 +26,7 @@ use crate::slots::Keeper;
 use crate::uevent::{Plugged, UeventSocket, modaliases};
 use crate::{
     clock, data, firmware, gate, instance, mounts, node, registries, say, seed, sntp, ssh, sys,
+    zram,
 };
 
 /// What the phases share.
@@ -71,6 +72,12 @@ pub const PHASES: &[Phase<Root>] = &[
     }),
     Phase::new("drivers", drivers),
     Phase::new("modules", preload),
+    Phase::new("swap", |root| {
+        zram::swap(Path::new("/"), || {
+            let modules = root.modules()?;
+            modules.load("zram").context("zram").map(drop)
+        })
+    }),
     Phase::new("seed", find_seed).deadline(Duration::from_secs(60)),
     // Before the network: an applied seed may set it up otherwise. fsck takes its time on a
     // large disk.

@@ -227,6 +227,19 @@ pub fn go_last() -> io::Result<()> {
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
+/// Swaps to a device, before any other one.
+///
+/// # Errors
+/// Those of swapon(2).
+pub fn swap_on(device: &std::path::Path) -> io::Result<()> {
+    /// From `include/linux/swap.h`: prefer it, by the highest priority.
+    const FIRST: libc::c_int = 0x8000 | 0x7fff;
+    let path = std::ffi::CString::new(device.as_os_str().as_encoded_bytes())?;
+    // SAFETY: a string that ends with NUL, which the kernel only reads.
+    let result = unsafe { libc::swapon(path.as_ptr(), FIRST) };
+    Errno::result(result).map(drop).map_err(io::Error::from)
+}
+
 fn adjtimex(change: impl FnOnce(&mut libc::timex)) -> io::Result<()> {
     // SAFETY: timex is plain data, all-zero is valid (modes = 0 changes nothing).
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
