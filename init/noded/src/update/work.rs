@@ -107,7 +107,7 @@ pub fn run(
     let mut writing = node.slots.inactive()?.begin(&admitted.plan())?;
     let mut places = Places {
         root: &mut node.root.0,
-        running_root: node.running.as_mut().map(|file| file as &mut dyn Disk),
+        running_root: (node.running.as_mut()).map(|file| file as &mut (dyn Disk + Send)),
         kernel: &mut writing,
     };
     let mut watch = |progress: &Progress| {
