@@ -27,6 +27,17 @@ const NEW_ROOT: &str = "5c1b0b5e-7d0c-4b52-9a6e-3a3c27a0f0b1";
 /// A partition of a disk's image.
 struct Part(File, Partition);
 
+/// A later version than that in slot a of a card, for its slot b.
+pub struct Later {
+    /// The card's partitions, with those that a first boot makes.
+    pub table: Table,
+    /// All of slot b.
+    pub root: Vec<u8>,
+    /// Its kernel image.
+    pub kernel: Vec<u8>,
+    pub plan: Plan,
+}
+
 impl Disk for Part {
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.0.read_exact_at(buffer, self.1.offset().get() + offset)
@@ -63,14 +74,37 @@ fn staged(choose: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> Owned {
         .arg("--seed")
         .arg(&seed);
     run(flash.arg("--yes"));
-    let table = grown(&card);
-    let part = |name: &str| table.partition(name).unwrap().clone();
+    let later = later(&card, change);
+    let part = |name: &str| later.table.partition(name).unwrap().clone();
     let open = || File::options().read(true).write(true).open(&card).unwrap();
+    let mut root = Part(open(), part(Slot::B.root()));
+    root.write_at(0, &later.root).unwrap();
+    let boot = SystemdBoot::open(Part(open(), part(layout::ESP))).unwrap();
+    let mut slots = Slots::load(boot, Slot::A).unwrap();
+    let mut writing = slots.inactive().unwrap().begin(&later.plan).unwrap();
+    writing.write(0, &later.kernel).unwrap();
+    writing
+        .finish(Verified::digests_right_and_root_flushed())
+        .unwrap();
+    drop(slots);
+
+    let mut setup = Setup::new(card);
+    setup.ports = vec![PORT];
+    setup.on_reboot = OnReboot::Restart;
+    Owned::boot(setup, scratch)
+}
+
+/// Makes one, of which nothing is written but the table.
+pub fn later(card: &Path, change: impl FnOnce(&Path)) -> Later {
+    let scratch = tempfile::tempdir().unwrap();
+    let table = grown(card);
+    let part = |name: &str| table.partition(name).unwrap().clone();
+    let open = || File::open(card).unwrap();
 
     // Its kernel image, which names its root by the root hash.
-    let esp = || SystemdBoot::open(Part(open(), part(layout::ESP))).unwrap();
-    let mut uki = vec![0; payload_size(&card, &part(layout::ESP))];
-    esp().read(Slot::A, 0, &mut uki).unwrap();
+    let mut esp = SystemdBoot::open(Part(open(), part(layout::ESP))).unwrap();
+    let mut uki = vec![0; payload_size(card, &part(layout::ESP))];
+    esp.read(Slot::A, 0, &mut uki).unwrap();
     let key = b"roothash=";
     let found = uki.windows(key.len()).position(|w| w == key).unwrap() + key.len();
     let old: RootHash = std::str::from_utf8(&uki[found..found + 64])
@@ -79,7 +113,7 @@ fn staged(choose: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> Owned {
         .unwrap();
 
     // Its root: the same with another UUID, and a tree for that.
-    let root = at("root");
+    let root = scratch.path().join("root");
     let (a, b) = (part("root-a"), part("root-b"));
     let mut bytes = vec![0; a.size().get() as usize];
     Part(open(), a).read_at(0, &mut bytes).unwrap();
@@ -101,28 +135,18 @@ fn staged(choose: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> Owned {
         .unwrap()
         .root_hash;
     let hash = hash.to_string();
-    let changed = fs::read(&root).unwrap();
-    Part(open(), b).write_at(0, &changed).unwrap();
     uki[found..found + hash.len()].copy_from_slice(hash.as_bytes());
-
-    let mut slots = Slots::load(esp(), Slot::A).unwrap();
-    let plan = Plan {
-        version: "the new one".into(),
-        release: 2,
-        root: hash,
-        payload: uki.len() as u32,
-    };
-    let mut writing = slots.inactive().unwrap().begin(&plan).unwrap();
-    writing.write(0, &uki).unwrap();
-    writing
-        .finish(Verified::digests_right_and_root_flushed())
-        .unwrap();
-    drop(slots);
-
-    let mut setup = Setup::new(card);
-    setup.ports = vec![PORT];
-    setup.on_reboot = OnReboot::Restart;
-    Owned::boot(setup, scratch)
+    Later {
+        root: fs::read(&root).unwrap(),
+        plan: Plan {
+            version: "the new one".into(),
+            release: 2,
+            root: hash,
+            payload: uki.len() as u32,
+        },
+        kernel: uki,
+        table,
+    }
 }
 
 /// Where the tree of this root hash begins behind the filesystem.
