@@ -121,6 +121,5 @@ fn boots(state: &Shown, table: &Table, n: usize, at_flush: bool) -> char {
     );
     assert!(line.contains(&runs), "{at}: {line}");
     node.cut_power();
-    println!("{at}: {}", line.trim());
     next.letter()
 }

@@ -1,6 +1,8 @@
 //! Takes a bundle as `noded` does, into two files that it makes, and says how long each step
 //! takes: what `ci/bench` measures. `apply BUNDLE PUB ROOT KERNEL`
 
+#![expect(clippy::print_stdout, reason = "what it is for")]
+
 use std::error::Error;
 use std::fs::File;
 use std::ops::ControlFlow;
