@@ -8,9 +8,9 @@
 //! | patched | the bundle has a delta against what runs |
 //! | fetched | else; also if the base isn't what the delta was made with |
 //!
-//! Memory: 28 MiB of segments (8 MiB each) and their pieces, or one segment with its piece (as much
-//! at most) and its prefix (24 MiB), while they are written; afterwards the tree over the root, 1/64
-//! of it while it is made (32 MiB for the largest).
+//! Memory: 40 MiB of segments (8 MiB each), their pieces (as much at most) and prefixes (24 MiB)
+//! while they are written, and 16 MiB of buffers between two uses; afterwards the tree over the
+//! root, 1/64 of it while it is made (32 MiB for the largest).
 
 mod compare;
 mod pieces;

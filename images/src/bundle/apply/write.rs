@@ -22,9 +22,11 @@ use crate::slot::Disk;
 
 /// Bytes that are fetched between two looks at whether to stop.
 const FETCH: usize = 256 << 10;
-/// Bytes of segments, pieces and prefixes in memory at once: three usual segments with their
-/// pieces. One that takes more, up to 40 MiB with the longest prefix, is alone.
-const MEMORY: u64 = 28 << 20;
+/// Bytes of segments, pieces and prefixes in memory at once: four usual segments with their
+/// pieces, or one with the longest prefix and a piece that is no smaller than it.
+const MEMORY: u64 = 40 << 20;
+/// Buffers of segments that wait for their next use.
+const SPARE: usize = 2;
 /// Bytes that are written between two flushes.
 const FLUSH: usize = 32 << 20;
 
@@ -79,6 +81,27 @@ struct Done {
     written: bool,
 }
 
+/// Buffers that were written: each thread's heap would keep some of its own.
+#[derive(Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
+
+impl Spare {
+    /// One with any bytes in it.
+    fn take(&self, size: usize) -> Vec<u8> {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut bytes = spare.unwrap_or_default();
+        bytes.resize(size, 0);
+        bytes
+    }
+
+    fn give(&self, bytes: Vec<u8>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < SPARE {
+            all.push(bytes);
+        }
+    }
+}
+
 /// What is under way.
 #[derive(Default)]
 struct Flight {
@@ -108,10 +131,11 @@ impl AtWork<'_, '_, '_> {
 
     fn write_kernel(&mut self) -> Result<(), BundleError> {
         let prepared = self.prepared;
+        let spare = Spare::default();
         for (n, job) in prepared.jobs_of(PayloadName::Kernel) {
             let mut work = self.work(Some(n), job)?;
             let bytes = loop {
-                let made = made(work.material, &work.place, work.sha256);
+                let made = made(work.material, &work.place, work.sha256, &spare);
                 match made.map_err(|error| wrong(job, error))? {
                     Some(bytes) => break bytes,
                     None => work = self.work(None, self.alone(job))?,
@@ -122,6 +146,7 @@ impl AtWork<'_, '_, '_> {
                 self.kernel.write(offset, part)?;
             }
             self.progress.done += bytes.len() as u64;
+            spare.give(bytes);
             self.tell()?;
         }
         Ok(())
@@ -131,14 +156,16 @@ impl AtWork<'_, '_, '_> {
         let (to_unpack, work) = channel();
         let (to_write, unpacked) = channel();
         let (report, reports) = channel();
-        let work = Mutex::new(work);
+        let (work, spare) = (Mutex::new(work), Spare::default());
         std::thread::scope(|scope| {
             for _ in 0..threads() {
-                let (work, to_write, report) = (&work, to_write.clone(), report.clone());
-                scope.spawn(move || unpack_all(work, &to_write, &report));
+                let (work, spare) = (&work, &spare);
+                let (to_write, report) = (to_write.clone(), report.clone());
+                scope.spawn(move || unpack_all(work, spare, &to_write, &report));
             }
             drop(to_write);
-            scope.spawn(move || write_all(root, unpacked, &report));
+            let spare = &spare;
+            scope.spawn(move || write_all(root, unpacked, spare, &report));
             self.feed(to_unpack, &reports)
         })
     }
@@ -321,18 +348,23 @@ fn made(
     material: Material,
     place: &Range<u64>,
     sha256: Digest,
+    spare: &Spare,
 ) -> Result<Option<Vec<u8>>, SegmentError> {
     // Limited to 8 MiB by `Manifest::check`.
     let size = (place.end - place.start) as usize;
     match material {
-        Material::Zeros => Ok(Some(vec![0; size])),
+        Material::Zeros => {
+            let mut segment = spare.take(size);
+            segment.fill(0);
+            Ok(Some(segment))
+        }
         Material::Copy(bytes) => Ok((Digest::of(&bytes) == sha256).then_some(bytes)),
         Material::Piece {
             piece,
             stored,
             prefix,
         } => {
-            let mut segment = vec![0; size];
+            let mut segment = spare.take(size);
             let with = prefix.as_deref().unwrap_or_default();
             match (unpack(&piece, &stored, with, &mut segment, sha256), prefix) {
                 (Ok(()), _) => Ok(Some(segment)),
@@ -345,6 +377,7 @@ fn made(
 
 fn unpack_all(
     work: &Mutex<Receiver<Work>>,
+    spare: &Spare,
     to_write: &Sender<Unpacked>,
     report: &Sender<Result<Done, BundleError>>,
 ) {
@@ -355,7 +388,7 @@ fn unpack_all(
             return;
         };
         let Work { job, memory, .. } = work;
-        let sent = match made(work.material, &work.place, work.sha256) {
+        let sent = match made(work.material, &work.place, work.sha256, spare) {
             Ok(Some(bytes)) => {
                 let offset = work.place.start;
                 let unpacked = Unpacked {
@@ -387,6 +420,7 @@ fn unpack_all(
 fn write_all(
     root: &mut dyn RootPlace,
     unpacked: Receiver<Unpacked>,
+    spare: &Spare,
     report: &Sender<Result<Done, BundleError>>,
 ) {
     let mut unflushed = 0;
@@ -399,7 +433,7 @@ fn write_all(
     {
         let mut done = root.write_at(offset, &bytes);
         unflushed += bytes.len();
-        drop(bytes);
+        spare.give(bytes);
         if unflushed >= FLUSH {
             unflushed = 0;
             done = done.and_then(|()| root.flush());
