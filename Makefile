@@ -20,9 +20,10 @@ test: ## set up, then every check and test that CI runs
 	@ci/setup test
 	@ci/test
 
-test-power: ## cut the power 1,500 times while slots are updated, and judge what is left
+test-power: build ## cut the power 1,500 times while slots are updated, judge what is left, boot ten of it
 	@ci/setup test
-	@SLIPWAY_CUTS=1500 cargo test --quiet --locked -p slipway-images --test slot power:: -- --nocapture
+	@SLIPWAY_CUTS=1500 cargo test --quiet --workspace --locked --test slot power:: -- --nocapture
+	@cargo test --quiet --workspace --locked --test boot -- --ignored cuts::
 
 test-wifi: build ## boot an image with simulated radios and join wireless networks
 	@ci/setup test

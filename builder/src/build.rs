@@ -41,6 +41,8 @@ pub struct Request {
     pub mirror: Option<String>,
     /// A lock whose inputs to take.
     pub locked: Option<PathBuf>,
+    /// The image's release number, unless a lock has it.
+    pub release: Option<u64>,
     /// Whose updates nodes with the image take.
     pub update_keys: Vec<PublicKey>,
     /// Whether to go on without a suite that is past its date.
@@ -287,7 +289,10 @@ fn inputs(
     let mut wanted = board.packages.install.clone();
     wanted.extend([board.kernel.package.clone(), board.boot.package.clone()]);
     let packages = archive.closure(&wanted, &board.packages.exclude)?;
-    let lock = Lock::new(&board.name, archive.snapshot(), packages, sources, versions);
+    let lock = Lock {
+        image_release: request.release,
+        ..Lock::new(&board.name, archive.snapshot(), packages, sources, versions)
+    };
     Ok((lock, archive.warnings().to_vec()))
 }
 
@@ -296,6 +301,7 @@ struct Identity {
     version: String,
     digest: String,
     epoch: i64,
+    release: Option<u64>,
 }
 
 impl Identity {
@@ -304,6 +310,7 @@ impl Identity {
             version: lock.version()?,
             digest: format!("{}:{}", board.name, lock.digest()?),
             epoch: lock.epoch,
+            release: lock.image_release,
         })
     }
 
@@ -323,6 +330,7 @@ impl Identity {
             board: board.name.clone(),
             version: self.version.clone(),
             built: self.epoch,
+            release_number: self.release,
             kubernetes,
             arch: board.architecture.kernel().to_owned(),
             root_uuid: derive_uuid(self.seed(), "root filesystem"),

@@ -12,11 +12,12 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use slipway_images::bundle::Bundle;
 use slipway_images::bundle::channel::{INDEX_LIMIT, Index, KIND, index_name};
+use slipway_images::bundle::keys::PublicKey;
 
 use crate::atomic::{self, Pending};
 use crate::bundle::refused;
 use crate::error::{At as _, Error, Kind, Result};
-use crate::keys::update::PrivateKey;
+use crate::keys::update::{PrivateKey, load_public};
 use crate::progress::Progress;
 use crate::time;
 
@@ -37,6 +38,9 @@ pub struct PublishArgs {
     /// The private key that has signed the bundle. It signs the channel's index.
     #[arg(long, value_name = "FILE")]
     pub key: PathBuf,
+    /// The public key that has signed the index until now, if the key was changed.
+    #[arg(long, value_name = "PUB")]
+    pub previous_key: Option<PathBuf>,
     /// For how many hundredths of the nodes it is.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub percent: u8,
@@ -97,7 +101,11 @@ pub fn publish(args: &PublishArgs, progress: &Progress) -> Result<Published> {
         Bundle::open(&mut source, &[key.public()]).map_err(|e| refused(&args.bundle, &e))?;
     let manifest = bundle.manifest();
     let path = args.dir.join(index_name(&manifest.board));
-    let before = current(&path, &key)?;
+    let mut signers = vec![key.public()];
+    if let Some(previous) = &args.previous_key {
+        signers.push(load_public(previous)?);
+    }
+    let before = current(&path, &signers)?;
     if let Some(before) = before.as_ref().filter(|b| b.release > manifest.release) {
         return Err(Error::new(
             Kind::Input,
@@ -136,16 +144,16 @@ pub fn publish(args: &PublishArgs, progress: &Progress) -> Result<Published> {
 }
 
 /// What the channel offers until now.
-fn current(path: &Path, key: &PrivateKey) -> Result<Option<Index>> {
+fn current(path: &Path, signers: &[PublicKey]) -> Result<Option<Index>> {
     let bytes = match fs::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.at("reading", path)?,
     };
     let bytes = &bytes[..bytes.len().min(INDEX_LIMIT)];
-    Index::open(bytes, &[key.public()]).map(Some).map_err(|e| {
+    Index::open(bytes, signers).map(Some).map_err(|e| {
         Error::new(Kind::Untrusted, e.to_string())
             .within(path.display())
-            .hint("its number must go on from there: use the key that has signed it, or another directory")
+            .hint("its number must go on from there: name the key that has signed it, --previous-key, or another directory")
     })
 }
 

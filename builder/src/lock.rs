@@ -8,6 +8,7 @@
 //! | `format` | 1 |
 //! | `board`, `version` | name of the board, version of the image |
 //! | `epoch` | seconds since 1970-01-01 UTC; every time in the image is this one |
+//! | `image-release` | the image's release number, if the build was given one |
 //! | `[sources]` | digests of what this repository contributes |
 //! | `[tools]` | versions of the compilers |
 //! | `[[release]]` | the signed Debian releases that packages were chosen from |
@@ -35,6 +36,13 @@ pub struct Lock {
     pub board: String,
     /// Seconds since 1970-01-01 UTC: when the newest Debian release was signed.
     pub epoch: i64,
+    /// The image's release number; none for [`epoch`](Self::epoch).
+    #[serde(
+        rename = "image-release",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub image_release: Option<u64>,
     /// Name of a group of sources to the digest of its files.
     pub sources: BTreeMap<String, String>,
     /// Name of a compiler to its version.
@@ -61,6 +69,7 @@ impl Lock {
             format: FORMAT,
             board: board.to_owned(),
             epoch,
+            image_release: None,
             sources,
             tools,
             releases,
@@ -199,6 +208,21 @@ mod tests {
     fn a_lock_survives_writing_and_reading() {
         let text = lock().text().unwrap();
         assert_eq!(Lock::parse(&text).unwrap(), lock());
+    }
+
+    #[test]
+    fn a_release_number_is_an_input_as_others_are() {
+        let numbered = |number| Lock {
+            image_release: Some(number),
+            ..lock()
+        };
+        let text = numbered(7).text().unwrap();
+        assert!(text.contains("\nimage-release = 7\n"), "{text}");
+        assert_eq!(Lock::parse(&text).unwrap(), numbered(7));
+        let version = |lock: Lock| lock.version().unwrap();
+        assert_eq!(version(numbered(7)), version(numbered(7)));
+        assert_ne!(version(numbered(7)), version(numbered(8)));
+        assert_ne!(version(numbered(7)), version(lock()));
     }
 
     #[test]

@@ -83,6 +83,10 @@ struct BuildArgs {
     /// Take exactly the inputs of this lock, or refuse.
     #[arg(long, value_name = "FILE")]
     locked: Option<PathBuf>,
+    /// The image's release number, by which nodes know an older image from a later one
+    /// [default: when its newest Debian release was signed, in seconds since 1970].
+    #[arg(long, value_name = "N", conflicts_with = "locked", value_parser = clap::value_parser!(u64).range(1..=i64::MAX as u64))]
+    release: Option<u64>,
     /// A public key that nodes with this image take updates from. Can be given more than
     /// once; without any they take none.
     #[arg(
@@ -213,6 +217,7 @@ fn build_image(
         out: args.out.unwrap_or_else(|| source.path(IMAGES)),
         mirror: args.mirror,
         locked: args.locked,
+        release: args.release,
         update_keys: args
             .update_key
             .iter()

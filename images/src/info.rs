@@ -35,6 +35,9 @@ pub struct ImageInfo {
     /// Seconds since 1970-01-01 UTC: the build's SOURCE_DATE_EPOCH. A node's clock never
     /// runs earlier than this.
     pub built: i64,
+    /// The release number that the build was given; without one it is [`built`](Self::built).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release_number: Option<u64>,
     /// Version of Kubernetes, such as `v1.36.3`.
     pub kubernetes: String,
     /// Architecture as the kernel names it (`uname -m`).
@@ -68,11 +71,11 @@ pub enum InfoError {
 }
 
 impl ImageInfo {
-    /// The release number, higher for a later image: [`built`](Self::built), which follows from
-    /// the inputs alone.
+    /// The release number, higher for a later image.
     #[must_use]
     pub fn release(&self) -> u64 {
-        u64::try_from(self.built).unwrap_or(0)
+        let built = u64::try_from(self.built).unwrap_or(0);
+        self.release_number.unwrap_or(built)
     }
 
     /// Reads the file at `path`.
@@ -101,6 +104,7 @@ mod tests {
             board: "x86_64".into(),
             version: "0.1.0".into(),
             built: 1_790_000_000,
+            release_number: None,
             kubernetes: "v1.36.3".into(),
             arch: "x86_64".into(),
             root_uuid: Uuid::from_u128(7),
@@ -108,6 +112,10 @@ mod tests {
         };
         let text = serde_json::to_string(&info).unwrap();
         assert_eq!(serde_json::from_str::<ImageInfo>(&text).unwrap(), info);
+        assert_eq!(info.release(), 1_790_000_000);
+        let numbered = text.replacen('{', "{\"release_number\": 7,", 1);
+        let numbered: ImageInfo = serde_json::from_str(&numbered).unwrap();
+        assert_eq!(numbered.release(), 7);
         let newer = text.replacen('{', "{\"later\": [1],", 1);
         assert_eq!(serde_json::from_str::<ImageInfo>(&newer).unwrap(), info);
     }

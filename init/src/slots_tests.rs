@@ -30,6 +30,7 @@ fn root_on(partition: &str) -> tempfile::TempDir {
         board: "test".into(),
         version: "2.0".into(),
         built: 0,
+        release_number: None,
         kubernetes: "v1".into(),
         arch: "x86_64".into(),
         root_uuid: uuid::Uuid::from_u128(1),

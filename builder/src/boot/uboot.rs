@@ -196,7 +196,7 @@ fn matching(
         .matcher()
         .map_err(|e| Error::new(Kind::Bug, format!("`{pattern}`: {e}")))?;
     let mut found = Vec::new();
-    for (path, node) in tree.below(below.trim_end_matches('/')) {
+    for (path, node) in tree.iter() {
         if let (Some(path), NodeKind::File(content)) = (path.strip_prefix(below), &node.kind)
             && matcher.is_match(path)
         {

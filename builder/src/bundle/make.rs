@@ -54,6 +54,8 @@ pub struct Made {
     pub full: u64,
     /// Bytes that a node fetches that runs an old version, for each.
     pub deltas: Vec<(String, u64)>,
+    /// Old versions, with their release numbers, that nodes don't take for older ones.
+    pub not_older: Vec<(String, u64)>,
 }
 
 impl fmt::Display for Made {
@@ -73,6 +75,13 @@ impl fmt::Display for Made {
                 f,
                 "\n  from      {version}: {:.2} MB to fetch ({percent:.1} %)",
                 megabytes(*size)
+            )?;
+        }
+        for (version, release) in &self.not_older {
+            write!(
+                f,
+                "\n  warning   {version} has the release number {release}, and this image {}: nodes can't know that it is later; build it with a higher --release",
+                self.release
             )?;
         }
         Ok(())
@@ -116,9 +125,12 @@ pub fn make(args: &MakeArgs, cache: &Path, progress: &Progress) -> Result<Made> 
         root,
         bases: Vec::new(),
     };
-    let mut deltas = Vec::new();
+    let (mut deltas, mut not_older) = (Vec::new(), Vec::new());
     for old in &args.from {
-        let (base, fetched) = maker.base(&manifest, old, &mut spool)?;
+        let (base, release, fetched) = maker.base(&manifest, old, &mut spool)?;
+        if release >= manifest.release {
+            not_older.push((base.version.clone(), release));
+        }
         deltas.push((base.version.clone(), fetched));
         manifest.bases.push(base);
     }
@@ -136,6 +148,7 @@ pub fn make(args: &MakeArgs, cache: &Path, progress: &Progress) -> Result<Made> 
         deltas: (deltas.into_iter())
             .map(|(version, pieces)| (version, head + pieces))
             .collect(),
+        not_older,
     })
 }
 
@@ -212,8 +225,9 @@ impl Maker<'_> {
         Ok(payloads)
     }
 
-    /// What differs from an old image, and how many bytes a node that runs it fetches.
-    fn base(&self, new: &Manifest, old: &Path, spool: &mut Spool) -> Result<(Base, u64)> {
+    /// What differs from an old image, its release number, and how many bytes a node that runs
+    /// it fetches.
+    fn base(&self, new: &Manifest, old: &Path, spool: &mut Spool) -> Result<(Base, u64, u64)> {
         let old = Image::open(old, self.progress)?;
         let refuse = |what: String| {
             let message = format!("{}: {what}", old.path().display());
@@ -277,12 +291,13 @@ impl Maker<'_> {
                 Ok(())
             },
         )?;
+        let release = old.info.release();
         let base = Base {
             version: old.info.version,
             root_hash: old.root_hash,
             deltas,
         };
-        Ok((base, fetched))
+        Ok((base, release, fetched))
     }
 
     fn from(

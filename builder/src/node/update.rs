@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 use slipway_images::bundle::{Digest, read_head, wire};
 use slipway_images::node::update::{
-    How, PUSH_PROTOCOL, Reboot, Update, UpdateOrder, UpdateState, UpdateStep,
+    How, PUSH_PROTOCOL, Reboot, Update, UpdateOrder, UpdateState, UpdateStep, Waiting,
 };
 
 use super::client::Client;
@@ -72,6 +72,10 @@ impl fmt::Display for Shown {
         }
         if let Some(note) = &update.note {
             write!(f, "\nnote        {note}")?;
+        }
+        if let Some(Waiting { version, reboot }) = &update.waiting {
+            let reboots = reboots(Some(*reboot));
+            write!(f, "\nwaiting     {version} is staged; {reboots}")?;
         }
         if let Some(channel) = &update.channel {
             let offers = channel.offers.as_deref().unwrap_or("nothing");
@@ -290,5 +294,11 @@ mod tests {
         update.state = UpdateState::Failed;
         update.note = Some("why".into());
         assert!(text(&update).contains("2 failed\n") && text(&update).ends_with("why"));
+        update.waiting = Some(Waiting {
+            version: "1".into(),
+            reboot: "02:30".parse().unwrap(),
+        });
+        let waits = "waiting     1 is staged; the node reboots into it at 02:30";
+        assert!(text(&update).ends_with(waits));
     }
 }

@@ -14,10 +14,16 @@
 )]
 
 mod boards;
+mod cuts;
+#[path = "../../../images/tests/slot/disk.rs"]
+#[allow(dead_code, reason = "made for other tests, too")]
+mod disk;
 mod fetched;
 mod flashed;
 mod immutable;
 mod machine;
+#[path = "../../../images/tests/slot/cuts.rs"]
+mod recorded;
 mod secure;
 mod slots;
 mod uboot;

@@ -29,6 +29,17 @@ const NEW_ROOT: &str = "5c1b0b5e-7d0c-4b52-9a6e-3a3c27a0f0b1";
 /// A partition of a disk's image.
 struct Part(File, Partition);
 
+/// A later version than that in slot a of a card, for its slot b.
+pub struct Later {
+    /// The card's partitions, with those that a first boot makes.
+    pub table: Table,
+    /// All of slot b.
+    pub root: Vec<u8>,
+    /// Its kernel image.
+    pub kernel: Vec<u8>,
+    pub plan: Plan,
+}
+
 impl Disk for Part {
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.0.read_exact_at(buffer, self.1.offset().get() + offset)
@@ -77,32 +88,56 @@ pub fn staged_on(
         .arg("--seed")
         .arg(&seed);
     run(flash.arg("--yes"));
-    let table = grown(&card);
-    let part = |name: &str| table.partition(name).unwrap().clone();
+    let later = later(&card, board, change);
+    let part = |name: &str| later.table.partition(name).unwrap().clone();
     let open = || File::options().read(true).write(true).open(&card).unwrap();
+    let mut root = Part(open(), part(Slot::B.root()));
+    root.write_at(0, &later.root).unwrap();
+    let mut slots = Slots::load(boot(&later.table, &open), Slot::A).unwrap();
+    let mut writing = slots.inactive().unwrap().begin(&later.plan).unwrap();
+    writing.write(0, &later.kernel).unwrap();
+    writing
+        .finish(Verified::digests_right_and_root_flushed())
+        .unwrap();
+    drop(slots);
 
-    // What is started of it, which names its root by the root hash.
+    setup.image = card;
+    setup.ports = vec![PORT];
+    Owned::boot(setup, scratch)
+}
+
+/// The boot mechanism of a disk with this table, which `open` opens.
+fn boot(table: &Table, open: &dyn Fn() -> File) -> Box<dyn BootMethod> {
+    let part = |name: &str| table.partition(name).unwrap().clone();
     let area = |slot: Slot| {
         let partition = part(slot.boot());
         let size = partition.size().get();
         let disk = Part(open(), partition);
         Some(Area { disk, size })
     };
-    let boot = || -> Box<dyn BootMethod> {
-        match table.partition(layout::ESP) {
-            Some(esp) => Box::new(SystemdBoot::open(Part(open(), esp.clone())).unwrap()),
-            None => {
-                let firmware = Part(open(), part(layout::FIRMWARE));
-                Box::new(UBoot::open(firmware, area(Slot::A), area(Slot::B)).unwrap())
-            }
+    match table.partition(layout::ESP) {
+        Some(esp) => Box::new(SystemdBoot::open(Part(open(), esp.clone())).unwrap()),
+        None => {
+            let firmware = Part(open(), part(layout::FIRMWARE));
+            Box::new(UBoot::open(firmware, area(Slot::A), area(Slot::B)).unwrap())
         }
-    };
+    }
+}
+
+/// Makes one for a board, of which nothing is written but the table.
+pub fn later(card: &Path, board: &str, change: impl FnOnce(&Path)) -> Later {
+    let scratch = tempfile::tempdir().unwrap();
+    let table = grown(card);
+    let part = |name: &str| table.partition(name).unwrap().clone();
+    let open = || File::open(card).unwrap();
+
+    // What is started of it, which names its root by the root hash.
     let size = match table.partition(layout::ESP) {
-        Some(esp) => payload_size(&card, esp),
+        Some(esp) => payload_size(card, esp),
         None => part(Slot::A.boot()).size().get() as usize,
     };
     let mut uki = vec![0; size];
-    boot().read(Slot::A, 0, &mut uki).unwrap();
+    boot(&table, &open).read(Slot::A, 0, &mut uki).unwrap();
     let key = b"roothash=";
     let found = uki.windows(key.len()).position(|w| w == key).unwrap() + key.len();
     let old: RootHash = std::str::from_utf8(&uki[found..found + 64])
@@ -111,7 +146,7 @@ pub fn staged_on(
         .unwrap();
 
     // Its root: the same with another UUID, and a tree for that.
-    let root = at("root");
+    let root = scratch.path().join("root");
     let (a, b) = (part("root-a"), part("root-b"));
     let mut bytes = vec![0; a.size().get() as usize];
     Part(open(), a).read_at(0, &mut bytes).unwrap();
@@ -133,27 +168,18 @@ pub fn staged_on(
         .unwrap()
         .root_hash;
     let hash = hash.to_string();
-    let changed = fs::read(&root).unwrap();
-    Part(open(), b).write_at(0, &changed).unwrap();
     uki[found..found + hash.len()].copy_from_slice(hash.as_bytes());
-
-    let mut slots = Slots::load(boot(), Slot::A).unwrap();
-    let plan = Plan {
-        version: "the new one".into(),
-        release: 2,
-        root: hash,
-        payload: uki.len() as u32,
-    };
-    let mut writing = slots.inactive().unwrap().begin(&plan).unwrap();
-    writing.write(0, &uki).unwrap();
-    writing
-        .finish(Verified::digests_right_and_root_flushed())
-        .unwrap();
-    drop(slots);
-
-    setup.image = card;
-    setup.ports = vec![PORT];
-    Owned::boot(setup, scratch)
+    Later {
+        root: fs::read(&root).unwrap(),
+        plan: Plan {
+            version: "the new one".into(),
+            release: 2,
+            root: hash,
+            payload: uki.len() as u32,
+        },
+        kernel: uki,
+        table,
+    }
 }
 
 /// Where the tree of this root hash begins behind the filesystem.

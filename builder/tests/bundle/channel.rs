@@ -10,10 +10,21 @@ use slipway_images::bundle::channel::Index;
 use super::{Kit, ONE, Place, quiet};
 
 fn offer(place: &Place, bundle: &str, percent: u8) -> Result<Published> {
+    offer_after(place, bundle, percent, None)
+}
+
+/// With the key that has signed the index until now.
+fn offer_after(
+    place: &Place,
+    bundle: &str,
+    percent: u8,
+    previous: Option<&str>,
+) -> Result<Published> {
     let args = PublishArgs {
         dir: place.at("www"),
         bundle: place.at(bundle),
         key: place.at("update.key"),
+        previous_key: previous.map(|name| place.at(name)),
         percent,
         expires: 30,
     };
@@ -61,12 +72,23 @@ fn a_channel_goes_forward_only() {
         offer(&place, "damaged.slip", 1).unwrap_err().kind,
         Kind::Untrusted
     );
+    // The key is changed: the number goes on from what the one before has signed.
     fs::rename(place.at("update.key"), place.at("old.key")).unwrap();
-    fs::remove_file(place.at("update.pub")).unwrap();
+    fs::rename(place.at("update.pub"), place.at("old.pub")).unwrap();
     update::generate(&place.at("update.key"), &place.at("update.pub")).unwrap();
     assert_eq!(
         offer(&place, "two.slip", 1).unwrap_err().kind,
         Kind::Untrusted
     );
+    make("three.slip", 3);
+    let error = offer(&place, "three.slip", 1).unwrap_err();
+    assert_eq!(error.kind, Kind::Untrusted);
     assert_eq!(read(), before);
+    let published = offer_after(&place, "three.slip", 1, Some("old.pub")).unwrap();
+    assert_eq!(published.index.sequence, before.sequence + 1);
+    // From now on the new key will do.
+    assert_eq!(
+        offer(&place, "three.slip", 2).unwrap().index.sequence,
+        before.sequence + 2
+    );
 }

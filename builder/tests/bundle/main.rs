@@ -53,6 +53,7 @@ struct Kit<'a> {
     line: &'a str,
     /// Bytes of another one, which moves what is behind it.
     grown: usize,
+    release: Option<u64>,
 }
 
 const ONE: Kit<'_> = Kit {
@@ -60,6 +61,7 @@ const ONE: Kit<'_> = Kit {
     number: 1,
     line: "PermitRootLogin yes\n",
     grown: 1000,
+    release: None,
 };
 
 impl Kit<'_> {
@@ -72,6 +74,7 @@ impl Kit<'_> {
             board: self.board.to_owned(),
             version: self.version(),
             built: EPOCH + self.number,
+            release_number: self.release,
             kubernetes: "v1.36.3".to_owned(),
             arch: "x86_64".to_owned(),
             root_uuid: uuid::Uuid::from_u128(7),
@@ -279,6 +282,28 @@ fn deltas_are_small_and_zstd_gets_the_new_version_from_them() {
         }
     }
     assert_eq!(at, file.metadata().unwrap().len());
+}
+
+#[test]
+fn who_bundles_hears_which_old_versions_are_none_for_nodes() {
+    let place = Place::new();
+    let old = place.image("old.img", ONE);
+    // As of the same day: a number is all that tells which one is later.
+    let day = EPOCH as u64 + 1;
+    for (release, warns) in [(day - 1, true), (day, true), (day + 1, false)] {
+        let kit = Kit {
+            line: "PermitRootLogin no\n",
+            number: 2,
+            release: Some(release),
+            ..ONE
+        };
+        let new = place.image("new.img", kit);
+        let made = place.make(&new, &[&old], "new.slip").unwrap();
+        assert_eq!(made.release, release);
+        assert_eq!(place.open("new.slip").0.manifest().release, release);
+        let said = made.to_string().contains("a higher --release");
+        assert_eq!(said, warns, "{made}");
+    }
 }
 
 /// Bytes before the pieces.

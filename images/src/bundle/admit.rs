@@ -121,6 +121,12 @@ impl Admitted {
         self.bundle.manifest()
     }
 
+    /// Its head, as [`Bundle::signed`].
+    #[must_use]
+    pub fn signed(&self) -> &[u8] {
+        self.bundle.signed()
+    }
+
     /// What the slot is told that is to be written.
     #[must_use]
     pub fn plan(&self) -> Plan {

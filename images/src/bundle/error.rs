@@ -15,6 +15,9 @@ pub enum BundleError {
     /// Not signed by who is trusted, or no bundle of a format that is known.
     #[error(transparent)]
     Signed(#[from] SignedError),
+    /// More changes of keys than are kept.
+    #[error("the update keys were changed too often: build an image with the key that signs now")]
+    TooManyHeads,
     /// It can't be fetched.
     #[error("the bundle can't be read: {0}")]
     Source(#[source] io::Error),

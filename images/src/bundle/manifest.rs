@@ -85,7 +85,7 @@ pub struct Manifest {
     /// What a node must be able to do to take it.
     #[serde(default)]
     pub requires: Vec<String>,
-    /// Keys that sign what comes after it.
+    /// Keys that sign what comes after it, once it was committed ([`super::rotation`]).
     #[serde(default)]
     pub next_keys: Vec<PublicKey>,
     /// Root hash of the root with its verity tree.

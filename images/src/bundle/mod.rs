@@ -40,6 +40,7 @@ pub mod channel;
 mod error;
 pub mod keys;
 pub mod manifest;
+pub mod rotation;
 pub mod segment;
 pub mod signed;
 mod source;
@@ -66,10 +67,8 @@ pub const KIND: Kind = Kind {
 #[derive(Debug, Clone)]
 pub struct Bundle {
     manifest: Manifest,
-    /// Where the stored pieces begin.
-    pieces: u64,
-    /// SHA-256 of all before.
-    head: Digest,
+    /// All before the stored pieces.
+    signed: Vec<u8>,
 }
 
 /// Reads a bundle's head, manifest and signature, and how many bytes the whole file has. Nothing of it
@@ -114,8 +113,7 @@ impl Bundle {
         }
         Ok(Self {
             manifest,
-            pieces,
-            head: Digest::of(&head),
+            signed: head,
         })
     }
 
@@ -128,12 +126,18 @@ impl Bundle {
     /// SHA-256 of head, manifest and signature: what a channel knows a bundle by.
     #[must_use]
     pub fn head(&self) -> Digest {
-        self.head
+        Digest::of(&self.signed)
+    }
+
+    /// Head, manifest and signature themselves: what proves the [keys](rotation) that it brings.
+    #[must_use]
+    pub fn signed(&self) -> &[u8] {
+        &self.signed
     }
 
     /// Where the stored pieces begin in the file.
     #[must_use]
     pub fn pieces(&self) -> u64 {
-        self.pieces
+        self.signed.len() as u64
     }
 }

@@ -154,8 +154,23 @@ pub struct Update {
     pub to_fetch: u64,
     /// Why it failed, or what it waits for.
     pub note: Option<String>,
+    /// A version that an update before this one has staged, and that the node still reboots
+    /// into by itself.
+    pub waiting: Option<Waiting>,
     /// The channel; none if the seed has none.
     pub channel: Option<Channel>,
+}
+
+/// A staged version that waits for its first boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub struct Waiting {
+    /// Which one.
+    pub version: String,
+    /// When the machine reboots into it: `now` or `HH:MM`.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub reboot: Reboot,
 }
 
 /// What is known of the channel.

@@ -15,6 +15,7 @@ mod memory;
 mod node;
 mod properties;
 mod pushed;
+mod rotation;
 mod tampering;
 mod tools;
 mod walk;

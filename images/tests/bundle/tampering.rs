@@ -4,7 +4,7 @@ use slipway_images::bundle::keys::PublicKey;
 use slipway_images::bundle::manifest::{Digest, Manifest, PREFIX_LIMIT, SEGMENT_LIMIT};
 use slipway_images::bundle::segment::SegmentError;
 use slipway_images::bundle::signed::{HEAD, SignedError};
-use slipway_images::bundle::{Allow, Bundle, BundleError, PayloadName};
+use slipway_images::bundle::{Allow, Bundle, BundleError, PayloadName, rotation};
 use slipway_images::slot::BootMethod as _;
 
 use super::maker::{Draft, Version, key, noise, public};
@@ -75,11 +75,13 @@ fn every_piece_counts_from_its_first_byte_to_its_last() {
         root: noise(1 << 20, 51),
     };
     let bundle = draft.bundle(&key(1));
-    let mut node = Node::new(other, &trusted());
+    let mut last = None;
     for (n, piece) in draft.places(&bundle).into_iter().enumerate() {
         for at in [piece.start, piece.start + 5, piece.end - 1] {
             let mut bad = bundle.clone();
             bad[at] ^= 0x40;
+            // What was fetched besides is there: another node each time.
+            let mut node = Node::new(other.clone(), &trusted());
             let error = node.update(&mut Served::new(bad)).unwrap_err();
             let BundleError::Segment {
                 payload,
@@ -97,6 +99,7 @@ fn every_piece_counts_from_its_first_byte_to_its_last() {
             };
             assert_eq!((payload, segment), wanted);
             node.assert_safe();
+            last = Some(node);
         }
     }
     // Two pieces changed places: each is whole, and at the other's place it is wrong.
@@ -107,6 +110,7 @@ fn every_piece_counts_from_its_first_byte_to_its_last() {
         .unwrap_err();
     assert!(matches!(error, BundleError::Segment { .. }), "{error}");
     // The same node takes what is right.
+    let mut node = last.unwrap();
     node.update(&mut Served::new(bundle)).unwrap();
     node.assert_has(&two);
 
@@ -347,12 +351,14 @@ fn a_key_can_be_changed() {
     draft.manifest.next_keys = vec![public(&key(2))];
     let bundle = draft.bundle(&key(1));
     let opened = Bundle::open(&mut Served::new(bundle.clone()), &trusted()).unwrap();
+    let heads = rotation::add(&[], opened.signed(), &trusted()).unwrap();
     let mut node = fresh();
     node.update(&mut Served::new(bundle)).unwrap();
     node.boot(&two);
     let new = Draft::new(&three, &[]).bundle(&key(2));
     assert!(node.update(&mut Served::new(new.clone())).is_err());
-    node.keys.extend(&opened.manifest().next_keys);
+    node.keys
+        .extend(rotation::brought(&heads, &trusted()).unwrap());
     node.update(&mut Served::new(new)).unwrap();
     node.assert_has(&three);
 }

@@ -54,15 +54,16 @@ impl Recorder {
     pub fn new(content: &[u8]) -> Rc<RefCell<Self>> {
         let file = tempfile::tempfile_in(memory()).unwrap();
         fill(&file, content);
-        Self::of(file)
+        Self::on(file)
     }
 
     /// A disk with what a file shows, which stays as it is.
     pub fn over(shown: &Shown) -> Rc<RefCell<Self>> {
-        Self::of(shown.file.try_clone().unwrap())
+        Self::on(shown.file.try_clone().unwrap())
     }
 
-    fn of(medium: File) -> Rc<RefCell<Self>> {
+    /// A disk with what is in a file, which stays as it is.
+    pub fn on(medium: File) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             medium,
             changed: BTreeMap::new(),
@@ -109,20 +110,21 @@ fn fill(file: &File, content: &[u8]) {
     }
 }
 
-pub fn esp(disk: &Rc<RefCell<Recorder>>) -> Part {
+/// A partition.
+pub fn part(disk: &Rc<RefCell<Recorder>>, start: u64, len: u64) -> Part {
     Part {
         disk: Rc::clone(disk),
-        start: 0,
-        len: ESP,
+        start,
+        len,
     }
 }
 
+pub fn esp(disk: &Rc<RefCell<Recorder>>) -> Part {
+    part(disk, 0, ESP)
+}
+
 pub fn root(disk: &Rc<RefCell<Recorder>>, slot: Slot) -> Part {
-    Part {
-        disk: Rc::clone(disk),
-        start: root_at(slot),
-        len: ROOT,
-    }
+    part(disk, root_at(slot), ROOT)
 }
 
 pub fn area(disk: &Rc<RefCell<Recorder>>, slot: Slot) -> Part {
@@ -192,7 +194,7 @@ impl Disk for Part {
 
 /// A file with a disk's content, for tools to look at, which can be changed and changed back.
 pub struct Shown {
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
     pub path: PathBuf,
     file: File,
     before: BTreeMap<u64, Sector>,
@@ -208,7 +210,18 @@ impl Shown {
         fill(&file, medium);
         Self {
             file,
-            _dir: dir,
+            _dir: Some(dir),
+            path,
+            before: BTreeMap::new(),
+        }
+    }
+
+    /// What is in a file already.
+    #[allow(dead_code, reason = "for the test that boots what it shows")]
+    pub fn at(path: PathBuf) -> Self {
+        Self {
+            file: File::options().read(true).write(true).open(&path).unwrap(),
+            _dir: None,
             path,
             before: BTreeMap::new(),
         }

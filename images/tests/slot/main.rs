@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod cuts;
 mod disk;
 mod fat;
 mod loader;

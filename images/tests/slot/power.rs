@@ -19,7 +19,8 @@ use std::rc::Rc;
 
 use slipway_images::slot::{Leaving, Slot, State};
 
-use super::disk::{Event, Recorder, Sector, Shown};
+use super::cuts::{Dice, intervals};
+use super::disk::{Event, Recorder, Shown};
 use super::machine::{Kind, Version, on, runs, update};
 
 /// States in CI.
@@ -127,18 +128,6 @@ fn story(kind: Kind) -> Vec<Recording> {
     story.recordings
 }
 
-/// xorshift: the same states each time.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
-
 /// What fsck.vfat may find where the power was cut.
 fn is_harmless(finding: &str) -> bool {
     [
@@ -235,12 +224,7 @@ fn cut(kind: Kind) -> String {
         let shown = &mut recording.before;
         for (n, interval) in intervals(&recording.log).iter().enumerate() {
             for sample in 0..samples {
-                let share = 1 + dice.roll(9);
-                let some: Vec<_> = (interval.pending.iter())
-                    .filter(|_| dice.roll(10) < share)
-                    .copied()
-                    .collect();
-                shown.put(&some);
+                shown.put(&interval.some(&mut dice));
                 let at = format!("{}, after flush {n}, sample {sample}", recording.what);
                 judge(kind, shown, &at, &mut tally);
                 shown.restore();
@@ -267,35 +251,4 @@ fn cut(kind: Kind) -> String {
         tally.gone_on,
         tally.findings
     )
-}
-
-/// What isn't on the medium for sure before a flush, and what is after it.
-struct Interval {
-    pending: Vec<(u64, Sector)>,
-    flushed: Vec<(u64, Sector)>,
-}
-
-/// From one flush to the next.
-fn intervals(log: &[Event]) -> Vec<Interval> {
-    let mut all = Vec::new();
-    let mut pending: Vec<(u64, Sector)> = Vec::new();
-    for event in log {
-        match event {
-            Event::Write(sectors) => pending.extend(sectors.iter().copied()),
-            Event::Flush(range) => {
-                let (flushed, rest): (Vec<_>, Vec<_>) =
-                    (pending.iter().copied()).partition(|(n, _)| range.contains(n));
-                let pending = std::mem::replace(&mut pending, rest);
-                if !flushed.is_empty() {
-                    all.push(Interval { pending, flushed });
-                }
-            }
-        }
-    }
-    // Broken off before its flush.
-    if !pending.is_empty() {
-        let flushed = pending.clone();
-        all.push(Interval { pending, flushed });
-    }
-    all
 }

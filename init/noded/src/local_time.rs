@@ -7,13 +7,27 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::libc;
 use slipway_images::seed::TimeOfDay;
 
-/// Now; by UTC where the node has no time zone. A zone that was changed counts from noded's
-/// next start on.
-#[must_use]
-pub fn now() -> TimeOfDay {
-    let passed = SystemTime::now().duration_since(UNIX_EPOCH);
-    let seconds = passed.map_or(0, |passed| passed.as_secs());
-    at(seconds.try_into().unwrap_or(0))
+/// A moment by the node's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Seconds since 1970-01-01 UTC.
+    pub seconds: u64,
+    /// The time of the day; by UTC where the node has no time zone. A zone that was changed
+    /// counts from noded's next start on.
+    pub of_day: TimeOfDay,
+}
+
+impl Moment {
+    /// This one.
+    #[must_use]
+    pub fn now() -> Self {
+        let passed = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = passed.map_or(0, |passed| passed.as_secs());
+        Self {
+            seconds,
+            of_day: at(seconds.try_into().unwrap_or(0)),
+        }
+    }
 }
 
 fn at(seconds: libc::time_t) -> TimeOfDay {

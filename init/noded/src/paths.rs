@@ -5,7 +5,7 @@
 //! | `var/lib/slipway/node-api/identity.json` | 0600 | the identity that a seed gave last |
 //! | `var/lib/slipway/node-api/own.json` | 0600 | the one that noded made for itself |
 //! | `var/lib/slipway/seed/applied.json` | 0600 | a seed that was applied |
-//! | `var/lib/slipway/update/` | 0700 | what the node was told to fetch, and what it knows of its channel |
+//! | `var/lib/slipway/update/` | 0700 | what the node was told to fetch, what it has staged, and what it knows of its channel |
 //! | `run/slipway/` | | what `init` writes: seed, status, events |
 
 use std::fs::DirBuilder;

@@ -8,9 +8,11 @@
 //! | patched | the bundle has a delta against what runs |
 //! | fetched | else; also if the base isn't what the delta was made with |
 //!
-//! Memory: a segment (8 MiB), its piece (as much) and a prefix (24 MiB) while it is
-//! written; afterwards the tree over the root, 1/64 of it while it is made (32 MiB for the largest).
+//! Memory: 40 MiB of segments (8 MiB each), their pieces (as much at most) and prefixes (24 MiB)
+//! while they are written, and 16 MiB of buffers between two uses; afterwards the tree over the
+//! root, 1/64 of it while it is made (32 MiB for the largest).
 
+mod compare;
 mod pieces;
 mod places;
 mod verify;
@@ -23,8 +25,9 @@ use super::error::BundleError;
 use super::manifest::{Delta, Manifest, PayloadName, Stored};
 use super::source::Source;
 use crate::slot::Verified;
+use compare::Found;
 use pieces::Pieces;
-use places::{Looking, Side};
+use places::Looking;
 use write::AtWork;
 
 pub use places::{KernelPlace, Places, RootPlace};
@@ -112,24 +115,19 @@ impl Admitted {
         let mut jobs = Vec::new();
         let mut kept = 0;
         for payload in PayloadName::BOTH {
-            for (segment, wanted) in manifest.payload(payload).segments.iter().enumerate() {
-                let place = manifest.place(payload, segment);
-                let size = place.end - place.start;
+            let found = looking.compare(manifest, payload)?;
+            let segments = &manifest.payload(payload).segments;
+            for (segment, (wanted, found)) in segments.iter().zip(found).enumerate() {
                 let delta = pieces.delta(payload, segment);
-                let is_there = looking.has(Side::New, payload, &place, wanted.sha256)?;
-                let action = match () {
-                    () if is_there => None,
-                    () if wanted.stored.is_none() => Some(Action::Zero),
-                    () if looking.has(Side::Running, payload, &place, wanted.sha256)? => {
-                        Some(Action::Copy)
+                let action = match found {
+                    Found::Here => {
+                        let place = manifest.place(payload, segment);
+                        kept += place.end - place.start;
+                        continue;
                     }
-                    () => Some(delta.map_or(Action::Fetch, Action::Patch)),
-                };
-                looking.progress.done += size;
-                looking.tell()?;
-                let Some(action) = action else {
-                    kept += size;
-                    continue;
+                    Found::Running => Action::Copy,
+                    Found::Nowhere if wanted.stored.is_none() => Action::Zero,
+                    Found::Nowhere => delta.map_or(Action::Fetch, Action::Patch),
                 };
                 let at = match action {
                     Action::Patch(delta) => pieces.deltas[delta],
@@ -175,6 +173,18 @@ impl Prepared {
         self.admitted.manifest()
     }
 
+    /// Those of a payload, with their numbers.
+    fn jobs_of(&self, payload: PayloadName) -> impl Iterator<Item = (usize, Job)> {
+        let jobs = self.jobs.iter().copied().enumerate();
+        jobs.filter(move |(_, job)| job.payload == payload)
+    }
+
+    /// Bytes of a segment.
+    fn size(&self, job: &Job) -> u64 {
+        let place = self.manifest().place(job.payload, job.segment);
+        place.end - place.start
+    }
+
     fn delta(&self, number: usize) -> Option<&Delta> {
         let base = self.manifest().bases.get(self.admitted.base?)?;
         base.deltas.get(number)
@@ -203,28 +213,32 @@ impl Prepared {
         places: &mut Places<'_>,
         watch: &mut Watch<'_>,
     ) -> Result<Verified, BundleError> {
-        let size = |job: &Job| {
-            let place = self.manifest().place(job.payload, job.segment);
-            place.end - place.start
-        };
         let mut at_work = AtWork {
             prepared: self,
             source,
             pieces: Pieces::new(&self.admitted),
             expected: 0..0,
-            looking: Looking {
-                places,
-                watch,
-                progress: Progress {
-                    step: Step::Write,
-                    done: 0,
-                    total: self.jobs.iter().map(size).sum(),
-                    fetched: 0,
-                    to_fetch: self.to_fetch,
-                },
+            running: match &mut places.running_root {
+                Some(running) => Some(&mut **running),
+                None => None,
+            },
+            kernel: &mut *places.kernel,
+            watch: &mut *watch,
+            progress: Progress {
+                step: Step::Write,
+                done: 0,
+                total: self.jobs.iter().map(|job| self.size(job)).sum(),
+                fetched: 0,
+                to_fetch: self.to_fetch,
             },
         };
-        at_work.write()?;
-        at_work.looking.verify(self.manifest())
+        at_work.write(&mut *places.root)?;
+        let progress = at_work.progress;
+        let mut looking = Looking {
+            places,
+            watch,
+            progress,
+        };
+        looking.verify(self.manifest())
     }
 }

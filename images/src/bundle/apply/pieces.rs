@@ -15,7 +15,7 @@ pub struct Pieces {
 impl Pieces {
     pub fn new(admitted: &Admitted) -> Self {
         let manifest = admitted.manifest();
-        let mut at = admitted.bundle.pieces;
+        let mut at = admitted.bundle.pieces();
         let mut step = |piece: &Stored| {
             let start = at;
             at += u64::from(piece.size);

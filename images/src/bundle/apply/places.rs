@@ -1,13 +1,11 @@
 //! What is read and written on a node, and how far it is.
 
 use std::io;
-use std::ops::{ControlFlow, Range};
-
-use sha2::{Digest as _, Sha256};
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 
 use super::{Progress, Watch};
 use crate::bundle::error::BundleError;
-use crate::bundle::manifest::{Digest, PayloadName};
 use crate::slot::{BootMethod, Disk, SlotError, Writing};
 
 /// Bytes that are read or written at once.
@@ -62,21 +60,21 @@ pub struct Places<'a> {
     /// The root partition of the slot that doesn't run.
     pub root: &'a mut dyn RootPlace,
     /// The root that runs, if it can be read.
-    pub running_root: Option<&'a mut dyn Disk>,
+    pub running_root: Option<&'a mut (dyn Disk + Send)>,
     /// Both kernel images.
     pub kernel: &'a mut dyn KernelPlace,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    New,
-    Running,
 }
 
 pub struct Looking<'l, 'p, 'w, 'v> {
     pub places: &'l mut Places<'p>,
     pub watch: &'w mut Watch<'v>,
     pub progress: Progress,
+}
+
+impl Looking<'_, '_, '_, '_> {
+    pub fn tell(&mut self) -> Result<(), BundleError> {
+        told((self.watch)(&self.progress))
+    }
 }
 
 pub fn told(answer: ControlFlow<()>) -> Result<(), BundleError> {
@@ -86,81 +84,8 @@ pub fn told(answer: ControlFlow<()>) -> Result<(), BundleError> {
     }
 }
 
-impl Looking<'_, '_, '_, '_> {
-    pub fn tell(&mut self) -> Result<(), BundleError> {
-        told((self.watch)(&self.progress))
-    }
-
-    pub fn read(
-        &mut self,
-        side: Side,
-        payload: PayloadName,
-        offset: u64,
-        buffer: &mut [u8],
-    ) -> Result<(), BundleError> {
-        let places = &mut *self.places;
-        match (side, payload) {
-            (Side::New, PayloadName::Root) => places
-                .root
-                .read_at(offset, buffer)
-                .map_err(BundleError::Place),
-            (Side::New, PayloadName::Kernel) => Ok(places.kernel.read(offset, buffer)?),
-            (Side::Running, PayloadName::Kernel) => {
-                Ok(places.kernel.read_running(offset, buffer)?)
-            }
-            (Side::Running, PayloadName::Root) => match &mut places.running_root {
-                Some(root) => root.read_at(offset, buffer).map_err(BundleError::Place),
-                None => Err(BundleError::Place(io::ErrorKind::NotFound.into())),
-            },
-        }
-    }
-
-    pub fn write(
-        &mut self,
-        payload: PayloadName,
-        offset: u64,
-        bytes: &[u8],
-    ) -> Result<(), BundleError> {
-        match payload {
-            PayloadName::Root => {
-                let root = &mut self.places.root;
-                root.write_at(offset, bytes).map_err(BundleError::Place)
-            }
-            PayloadName::Kernel => Ok(self.places.kernel.write(offset, bytes)?),
-        }
-    }
-
-    /// The SHA-256 of what lies there.
-    pub fn digest(
-        &mut self,
-        side: Side,
-        payload: PayloadName,
-        place: &Range<u64>,
-    ) -> Result<Digest, BundleError> {
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; PIECE];
-        let mut at = place.start;
-        while at < place.end {
-            let n = (place.end - at).min(PIECE as u64) as usize;
-            self.read(side, payload, at, &mut buffer[..n])?;
-            hash.update(&buffer[..n]);
-            at += n as u64;
-        }
-        Ok(hash.into())
-    }
-
-    /// Whether these bytes lie there. What of the running slot can't be read isn't there:
-    /// perhaps it is shorter.
-    pub fn has(
-        &mut self,
-        side: Side,
-        payload: PayloadName,
-        place: &Range<u64>,
-        sha256: Digest,
-    ) -> Result<bool, BundleError> {
-        match (self.digest(side, payload, place), side) {
-            (Err(_), Side::Running) => Ok(false),
-            (found, _) => Ok(found? == sha256),
-        }
-    }
+/// How many threads hash and unpack.
+pub fn threads() -> usize {
+    let cores = std::thread::available_parallelism();
+    cores.map_or(1, NonZeroUsize::get).min(4)
 }

@@ -3,10 +3,11 @@
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
 
-use super::places::{Looking, PIECE, Side, told};
+use super::compare::digest;
+use super::places::{Looking, PIECE, threads, told};
 use super::{Progress, Step};
 use crate::bundle::error::BundleError;
-use crate::bundle::manifest::{Manifest, PayloadName};
+use crate::bundle::manifest::Manifest;
 use crate::slot::Verified;
 use crate::verity::{self, BLOCK};
 
@@ -29,13 +30,16 @@ impl Looking<'_, '_, '_, '_> {
                 found: tree.root,
             });
         }
-        self.write(PayloadName::Root, size, &tree.bytes)?;
+        let root = &mut self.places.root;
+        root.write_at(size, &tree.bytes)
+            .map_err(BundleError::Place)?;
         self.settle()?;
         let mut buffer = vec![0; PIECE];
         for (n, part) in tree.bytes.chunks(PIECE).enumerate() {
             let read = &mut buffer[..part.len()];
             let offset = size + (n * PIECE) as u64;
-            self.read(Side::New, PayloadName::Root, offset, read)?;
+            let root = &mut self.places.root;
+            root.read_at(offset, read).map_err(BundleError::Place)?;
             if read != part {
                 return Err(BundleError::Tree);
             }
@@ -43,7 +47,8 @@ impl Looking<'_, '_, '_, '_> {
         self.progress.done = size;
         self.tell()?;
         let whole = 0..manifest.kernel.size;
-        let found = self.digest(Side::New, PayloadName::Kernel, &whole)?;
+        let kernel = &mut *self.places.kernel;
+        let found = digest(&whole, |offset, buffer| Ok(kernel.read(offset, buffer)?))?;
         if found != manifest.kernel_sha256 {
             return Err(BundleError::Kernel {
                 expected: manifest.kernel_sha256,
@@ -67,9 +72,6 @@ impl Looking<'_, '_, '_, '_> {
         let size = manifest.root.size;
         let blocks = NonZeroU64::new(size / BLOCK)
             .ok_or_else(|| BundleError::Manifest("an empty root".into()))?;
-        let threads = std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(4);
         // All of it is read, also what is free in the filesystem: there the tree has zeros.
         let all = 0..size / BLOCK;
         let salt = verity::salt(&manifest.board);
@@ -78,7 +80,7 @@ impl Looking<'_, '_, '_, '_> {
             blocks,
             std::slice::from_ref(&all),
             &salt,
-            threads,
+            threads(),
             |block, buffer: &mut [u8]| {
                 let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 let (root, progress, watch) = &mut *shared;

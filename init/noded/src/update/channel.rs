@@ -16,23 +16,24 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use slipway_access::durable;
 use slipway_images::bundle::channel::{INDEX_LIMIT, Index, index_name};
-use slipway_images::bundle::keys::{self, TRUSTED_KEYS_DIR};
 use slipway_images::info::ImageInfo;
 use slipway_images::node::update::{Channel, How, UpdateState};
-use slipway_images::seed::Update as Wish;
+use slipway_images::seed::{TimeOfDay, Update as Wish};
 use slipway_init::files;
 
 use super::order::Order;
+use super::trust::Trust;
 use super::{Updates, api};
 use crate::identity::read_seed;
+use crate::local_time::Moment;
+use crate::notice;
 use crate::paths::{Paths, make_private};
 use crate::web::{self, Miss, miss};
-use crate::{local_time, notice};
 
 /// The longest pause before the first look.
 const FIRST: Duration = Duration::from_secs(600);
@@ -80,16 +81,17 @@ impl Watch {
             return;
         };
         let pause = poll(wish).mul_f64(0.75 + chance() / 2.0);
-        self.due = Instant::now() + pause.min(until_window(wish));
+        let now = Moment::now();
+        self.due = Instant::now() + pause.min(until_window(wish, now.of_day));
         let url = wish.channel.clone().unwrap_or_default();
-        let found = look(updates, wish, &url);
+        let found = look(updates, wish, now);
         let (offers, note) = match found {
             Ok((offers, note)) => (Some(offers), note),
             Err(why) => (None, why),
         };
         let shown = Channel {
             url: api::shown(&url),
-            looked: Some(now()),
+            looked: Some(now.seconds),
             offers,
             note,
         };
@@ -117,8 +119,7 @@ fn wish(paths: &Paths) -> Option<Wish> {
 
 /// How long until a moment at random in the first half of the window; without end while it is
 /// in it, or if there is none.
-fn until_window(wish: &Wish) -> Duration {
-    let now = local_time::now();
+fn until_window(wish: &Wish, now: TimeOfDay) -> Duration {
     let Some(window) = wish.window.filter(|window| !window.contains(now)) else {
         return Duration::MAX;
     };
@@ -134,34 +135,35 @@ fn poll(wish: &Wish) -> Duration {
 /// At random, from 0 to 1: the standard library's hasher has random keys.
 fn chance() -> f64 {
     let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u64(now());
+    hasher.write_u64(Moment::now().seconds);
     f64::from((hasher.finish() >> 32) as u32) / f64::from(u32::MAX)
 }
 
-fn now() -> u64 {
-    let passed = SystemTime::now().duration_since(UNIX_EPOCH);
-    passed.map_or(0, |passed| passed.as_secs())
-}
-
 /// Looks once: the version that is offered, and what came of it.
-fn look(updates: &Updates, wish: &Wish, url: &str) -> Result<(String, String), String> {
+///
+/// # Errors
+/// A sentence that says why nothing is offered.
+pub fn look(updates: &Updates, wish: &Wish, now: Moment) -> Result<(String, String), String> {
     let paths = &updates.0.paths;
+    let url = wish.channel.as_deref().unwrap_or_default();
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let info = ImageInfo::read(&paths.image_info()).map_err(|e| text(&e))?;
-    let keys = keys::trusted(&paths.at(TRUSTED_KEYS_DIR)).map_err(|e| text(&e))?;
+    let trust = Trust::load(paths)?;
     let base = url.trim_end_matches('/');
     let bytes = get(paths, &format!("{base}/{}", index_name(&info.board))).map_err(Miss::why)?;
-    let index = Index::open(&bytes, &keys).map_err(|e| text(&e))?;
+    let index = Index::open(&bytes, &trust.keys).map_err(|error| trust.explain(&error))?;
     let seen = seen(paths, url);
     // A clock that isn't set yet shows no time before the image was made.
-    let clock = i64::try_from(now()).unwrap_or(i64::MAX).max(info.built);
+    let clock = i64::try_from(now.seconds)
+        .unwrap_or(i64::MAX)
+        .max(info.built);
     index
         .believe(&info.board, seen, clock)
         .map_err(|e| text(&e))?;
     if index.sequence > seen {
         remember(paths, url, index.sequence);
     }
-    let note = match reason_to_wait(updates, wish, &index, &info) {
+    let note = match reason_to_wait(updates, wish, &index, &info, now.of_day) {
         Some(reason) => reason,
         None => {
             let order = Order {
@@ -185,6 +187,7 @@ fn reason_to_wait(
     wish: &Wish,
     index: &Index,
     info: &ImageInfo,
+    now: TimeOfDay,
 ) -> Option<String> {
     if index.version == info.version {
         return Some("runs here".into());
@@ -218,7 +221,6 @@ fn reason_to_wait(
     if !index.includes(&id) {
         return Some(format!("is for {} % of the nodes so far", index.percent));
     }
-    let now = local_time::now();
     match wish.window {
         Some(window) if !window.contains(now) => Some(format!("waits for {window}")),
         _ => None,

@@ -6,17 +6,18 @@
 //! | `POST /v1/update/push` | asked for over the connection | goes on when it is pushed again, also while the node still waits for the connection before |
 //! | the seed's [`channel`] | fetched by [`remote`] | goes on by itself |
 //!
-//! [`work`] is the walk from a bundle to a slot that the next boot takes. What was written
+//! All are believed by the keys of [`trust`]. [`work`] is the walk from a bundle to a slot that the next boot takes. What was written
 //! before is found again by comparing the slot with the bundle.
 
 pub mod api;
 pub mod channel;
 mod firmware;
 pub mod order;
-mod places;
+pub mod places;
 mod push;
 pub mod remote;
 mod stop;
+mod trust;
 pub mod work;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,14 +27,16 @@ use hyper::StatusCode;
 use slipway_images::bundle::{Digest, Source};
 use slipway_images::node::Event;
 use slipway_images::node::update::{How, Reboot, Update, UpdateState};
+use slipway_images::seed::TimeOfDay;
 use slipway_images::slot::SlotsStatus;
 use slipway_init::files::read_json;
 use slipway_init::shutdown::Kind;
 
 use crate::answer::Refusal;
+use crate::local_time::Moment;
 use crate::options::Tuning;
 use crate::paths::Paths;
-use crate::{local_time, notice, power};
+use crate::{notice, power};
 use order::Order;
 pub use push::Pusher;
 use remote::Remote;
@@ -62,6 +65,9 @@ struct Book {
     stop: Option<Arc<Stop>>,
     /// Who pushes it, if it is pushed.
     pusher: Option<Pusher>,
+    /// The version that the node reboots into by itself. It is staged for as long as no update
+    /// has begun to write over it.
+    staged: Option<Order>,
 }
 
 /// The one update under way; its place is free again when this is gone.
@@ -90,7 +96,18 @@ impl Updates {
     /// The one under way, or the last one.
     #[must_use]
     pub fn status(&self) -> Update {
-        self.book().status.clone()
+        let book = self.book();
+        let mut status = book.status.clone();
+        if status.state != UpdateState::Staged {
+            status.waiting = book.staged.as_ref().and_then(Order::waiting);
+        }
+        status
+    }
+
+    /// Whether one is under way.
+    #[must_use]
+    pub fn under_way(&self) -> bool {
+        self.book().stop.is_some()
     }
 
     /// Changes what is said.
@@ -98,11 +115,19 @@ impl Updates {
         change(&mut self.book().status);
     }
 
-    /// Tells the one under way to end. Gives whether there was one.
+    /// Tells the one under way to end, and reboots into nothing by itself any more. Gives
+    /// whether one was under way.
     pub fn stop(&self) -> bool {
-        let stop = self.book().stop.clone();
+        let mut book = self.book();
+        let stop = book.stop.clone();
+        book.staged = None;
+        if book.status.state == UpdateState::Staged {
+            book.status.reboot = Some(Reboot::Never);
+        }
+        drop(book);
         // Whoever is stopped doesn't want it back with the next start, either.
         Order::forget(&self.0.paths);
+        Order::forget_staged(&self.0.paths);
         if let Some(stop) = &stop {
             stop.tell(Word::Stop);
         }
@@ -170,8 +195,10 @@ impl Updates {
         spawn(move || {
             updates.resume();
             let mut channel = channel::Watch::new(&updates.0.paths);
+            let mut committed = false;
             loop {
-                updates.reboot_if_due();
+                committed = committed || trust::settle(&updates.0.paths);
+                updates.reboot_if_due(Moment::now().of_day);
                 channel.look_if_due(&updates);
                 let book = updates.book();
                 let waited = updates.0.ended.wait_timeout(book, TICK);
@@ -181,33 +208,31 @@ impl Updates {
     }
 
     /// Goes on with what a restart, a reboot or a power cut has broken off.
-    fn resume(&self) {
-        let Some(order) = Order::load(&self.0.paths) else {
-            return;
-        };
-        let Some(version) = &order.staged else {
+    pub fn resume(&self) {
+        if let Some(order) = Order::load_staged(&self.0.paths) {
+            match self.slots() {
+                // It still waits for its first boot.
+                Some(slots) if slots.next.is_some_and(|next| next != slots.booted) => {
+                    let mut book = self.book();
+                    book.status = Update {
+                        state: UpdateState::Staged,
+                        from: Some(api::shown(&order.url)),
+                        version: order.staged.clone(),
+                        reboot: Some(order.how.reboot),
+                        ..Update::default()
+                    };
+                    book.staged = Some(order);
+                }
+                // `init` hasn't looked yet: at the next start.
+                None => {}
+                Some(_) => Order::forget_staged(&self.0.paths),
+            }
+        }
+        if let Some(order) = Order::load(&self.0.paths) {
             notice!("the update from {} goes on", api::shown(&order.url));
             if let Err(refusal) = self.fetch(order) {
                 notice!("the update can't go on: {}", refusal.error);
             }
-            return;
-        };
-        match self.slots() {
-            // It still waits for its first boot.
-            Some(slots) if slots.next.is_some_and(|next| next != slots.booted) => {
-                self.say(|status| {
-                    *status = Update {
-                        state: UpdateState::Staged,
-                        from: Some(api::shown(&order.url)),
-                        version: Some(version.clone()),
-                        reboot: Some(order.how.reboot),
-                        ..Update::default()
-                    };
-                });
-            }
-            // `init` hasn't looked yet: at the next start.
-            None => {}
-            Some(_) => Order::forget(&self.0.paths),
         }
     }
 
@@ -215,32 +240,39 @@ impl Updates {
         read_json(&self.0.paths.slots())
     }
 
-    /// Reboots into what is staged, if it is time.
-    fn reboot_if_due(&self) {
-        let book = self.book();
-        let (status, under_way) = (book.status.clone(), book.stop.is_some());
-        drop(book);
-        if status.state != UpdateState::Staged || under_way {
-            return;
-        }
-        let window = Order::load(&self.0.paths).and_then(|order| order.window);
-        let now = local_time::now();
-        let due = match (status.reboot, window) {
-            (Some(Reboot::Never) | None, _) => false,
-            (Some(Reboot::At(time)), _) => time == now,
-            (Some(Reboot::Now), window) => window.is_none_or(|window| window.contains(now)),
+    /// Reboots into what is staged, if it is time. Gives whether it is.
+    pub fn reboot_if_due(&self, now: TimeOfDay) -> bool {
+        let mut book = self.book();
+        let under_way = book.stop.is_some();
+        let Some(order) = &mut book.staged else {
+            return false;
+        };
+        let due = match order.how.reboot {
+            Reboot::Never => false,
+            Reboot::At(time) => time == now,
+            Reboot::Now => order.window.is_none_or(|window| window.contains(now)),
         };
         if !due {
-            return;
+            return false;
+        }
+        if under_way {
+            // A minute comes once a day: it reboots when that one has ended, if it was refused.
+            if matches!(order.how.reboot, Reboot::At(_)) {
+                order.how.reboot = Reboot::Now;
+            }
+            return false;
         }
         // Once: what comes of it is PID 1's.
-        self.say(|status| status.reboot = None);
-        let version = status.version.unwrap_or_default();
+        let version = order.staged.take().unwrap_or_default();
+        book.staged = None;
+        book.status.reboot = None;
+        drop(book);
         notice!("rebooting into {version}");
-        Order::forget(&self.0.paths);
+        Order::forget_staged(&self.0.paths);
         if let Err(refusal) = power::ask(self.0.tuning.init, Kind::Reboot) {
             notice!("{}", refusal.error);
         }
+        true
     }
 }
 
@@ -252,18 +284,25 @@ impl Run {
         source: &mut dyn Source,
         told: &(dyn Fn() + Sync),
     ) -> Result<String, Failed> {
+        let paths = &self.updates.0.paths;
         let report = |report: Report| {
-            self.updates.say(|status| match report {
+            let mut book = self.updates.book();
+            let status = &mut book.status;
+            match report {
                 Report::Step(step) => status.step = Some(step),
                 Report::Version(version) => status.version = Some(version),
                 Report::Progress(progress) => {
                     (status.done, status.total) = (progress.done, progress.total);
                     (status.fetched, status.to_fetch) = (progress.fetched, progress.to_fetch);
                 }
-            });
+                Report::Begins => {
+                    book.staged = None;
+                    Order::forget_staged(paths);
+                }
+            }
+            drop(book);
             told();
         };
-        let paths = &self.updates.0.paths;
         work::run(paths, self.how, head, source, &self.stop, &report).map_err(|why| {
             match self.stop.told() {
                 Some(Word::Stop) => Failed::Stopped,
@@ -286,21 +325,24 @@ impl Run {
             Err(Failed::Runs) => (UpdateState::Failed, Some("it runs already".to_owned())),
             Err(Failed::Why(why)) => (UpdateState::Failed, Some(why.clone())),
         };
-        match done {
+        let staged = done.ok().filter(|_| self.how.reboot != Reboot::Never);
+        let staged = staged.map(|version| Order {
+            staged: Some(version),
+            ..order.unwrap_or_else(|| Order::pushed(self.how))
+        });
+        if let Some(order) = &staged {
             // What it waits for outlives a restart of noded.
-            Ok(version) if self.how.reboot != Reboot::Never => {
-                let order = order.unwrap_or_else(|| Order::pushed(self.how));
-                let staged = Some(version);
-                Order { staged, ..order }.keep(paths);
-            }
-            _ => Order::forget(paths),
+            order.keep(paths);
         }
+        Order::forget(paths);
         let mut book = self.updates.book();
+        // What was refused leaves alone what waits.
+        book.staged = staged.or(book.staged.take());
         let status = &mut book.status;
         (status.state, status.note) = (state, note);
         status.step = None;
-        let status = status.clone();
         drop(book);
+        let status = self.updates.status();
         let version = status.version.as_deref().unwrap_or("an update");
         let what = match (state, &status.note) {
             (UpdateState::Staged, _) => format!("{version} is staged: the next boot takes it"),

@@ -1,12 +1,18 @@
 //! What the node was told to fetch, kept so that it goes on after a restart, a reboot or a
-//! power cut: `var/lib/slipway/update/order.json`, 0600, as a URL may hold a secret.
+//! power cut, and what it has staged and is to reboot into. Two files, since an update may be
+//! refused while another one waits for its time.
+//!
+//! | in `var/lib/slipway/update`, 0600, as a URL may hold a secret | what |
+//! |---|---|
+//! | `order.json` | the order of the update under way |
+//! | `staged.json` | that of the version that waits for its first boot |
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use slipway_access::durable;
 use slipway_images::bundle::Digest;
-use slipway_images::node::update::How;
+use slipway_images::node::update::{How, Waiting};
 use slipway_images::seed::Window;
 
 use crate::notice;
@@ -31,8 +37,11 @@ pub struct Order {
     pub staged: Option<String>,
 }
 
-fn path(paths: &Paths) -> PathBuf {
-    paths.updates().join("order.json")
+const ORDER: &str = "order.json";
+const STAGED: &str = "staged.json";
+
+fn path(paths: &Paths, name: &str) -> PathBuf {
+    paths.updates().join(name)
 }
 
 impl Order {
@@ -48,32 +57,64 @@ impl Order {
         }
     }
 
-    /// The one that is kept, if there is one that can be read.
+    /// That of the update under way, if one is kept that can be read.
     #[must_use]
     pub fn load(paths: &Paths) -> Option<Self> {
-        let bytes = std::fs::read(path(paths)).ok()?;
-        serde_json::from_slice(&bytes)
-            .inspect_err(|error| notice!("the update's order is damaged and forgotten: {error}"))
-            .ok()
+        load(&path(paths, ORDER))
+    }
+
+    /// That of the version that waits for its boot, if one is kept that can be read.
+    #[must_use]
+    pub fn load_staged(paths: &Paths) -> Option<Self> {
+        load(&path(paths, STAGED)).filter(|order| order.staged.is_some())
     }
 
     /// Keeps it. Without a data partition it is done all the same, but not gone on with.
     pub fn keep(&self, paths: &Paths) {
+        let name = match self.staged {
+            Some(_) => STAGED,
+            None => ORDER,
+        };
         let kept = make_private(&paths.updates())
             .and_then(|()| Ok(serde_json::to_vec(self)?))
-            .and_then(|text| durable::write(&path(paths), &text, 0o600));
+            .and_then(|text| durable::write(&path(paths, name), &text, 0o600));
         if let Err(error) = kept {
             notice!("the update's order can't be kept: {error}");
         }
     }
 
-    /// Forgets whatever is kept.
+    /// Forgets the update under way.
     pub fn forget(paths: &Paths) {
-        match std::fs::remove_file(path(paths)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                notice!("the update's order can't be forgotten: {error}");
-            }
-            _ => {}
+        forget(&path(paths, ORDER));
+    }
+
+    /// Forgets that a version waits for its boot.
+    pub fn forget_staged(paths: &Paths) {
+        forget(&path(paths, STAGED));
+    }
+
+    /// What is said of it, once its version is staged.
+    #[must_use]
+    pub fn waiting(&self) -> Option<Waiting> {
+        Some(Waiting {
+            version: self.staged.clone()?,
+            reboot: self.how.reboot,
+        })
+    }
+}
+
+fn load(path: &Path) -> Option<Order> {
+    let bytes = std::fs::read(path).ok()?;
+    serde_json::from_slice(&bytes)
+        .inspect_err(|error| notice!("the update's order is damaged and forgotten: {error}"))
+        .ok()
+}
+
+fn forget(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            notice!("the update's order can't be forgotten: {error}");
         }
+        _ => {}
     }
 }

@@ -18,6 +18,18 @@ const NONE: &str = "this machine has no slots: it wasn't started from an image o
 /// A root partition that is written.
 pub struct Root(File);
 
+impl Root {
+    /// Opens it, and says how many bytes it has. Alone: who has it mounted by hand must not see
+    /// it change.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn open(path: &Path) -> io::Result<(Self, u64)> {
+        let (file, size) = open_sized(path)?;
+        Ok((Self(file), size))
+    }
+}
+
 impl Disk for Root {
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         Disk::read_at(&mut self.0, offset, buffer)
@@ -89,9 +101,7 @@ impl Node {
         let slots = Slots::load(boot, booted).map_err(|error| error.to_string())?;
         let other: Slot = !booted;
         let path = device(other.root()).ok_or_else(|| missing(other.root()))?;
-        let (file, size) =
-            open_sized(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let root = (Root(file), size);
+        let root = Root::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let running = device(booted.root()).and_then(|path| File::open(path).ok());
         Ok(Self {
             slots,

@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 use std::process::Command;
 
-use slipway_images::bundle::keys::{self, TRUSTED_KEYS_DIR};
 use slipway_images::bundle::{
     Allow, Bundle, BundleError, Digest, NodeFacts, Places, Progress, Source, Step,
 };
@@ -15,6 +14,7 @@ use slipway_init::find::{self, RootWish};
 
 use super::places::Node;
 use super::stop::Word;
+use super::trust::{self, Trust};
 use super::{Stop, firmware};
 use crate::paths::Paths;
 
@@ -47,6 +47,8 @@ pub enum Report {
     Step(UpdateStep),
     /// The version that it brings.
     Version(String),
+    /// The slot is about to be written: what it held can't be booted any more.
+    Begins,
     /// How far it is.
     Progress(Progress),
 }
@@ -54,7 +56,7 @@ pub enum Report {
 /// Does an update. Gives the version that was staged.
 ///
 /// # Errors
-/// [`Failed`]. Before [`UpdateStep::Compare`] nothing was written; after it the slot can't be
+/// [`Failed`]. Before [`Report::Begins`] nothing was written; after it the slot can't be
 /// booted, and an update that is begun again goes on where this one was.
 pub fn run(
     paths: &Paths,
@@ -65,8 +67,8 @@ pub fn run(
     report: &(dyn Fn(Report) + Sync),
 ) -> Result<String, Failed> {
     report(Report::Step(UpdateStep::Check));
-    let keys = keys::trusted(&paths.at(TRUSTED_KEYS_DIR))?;
-    let bundle = Bundle::open(source, &keys)?;
+    let trust = Trust::load(paths)?;
+    let bundle = Bundle::open(source, &trust.keys).map_err(|error| trust.explain(&error))?;
     if head.is_some_and(|head| head != bundle.head()) {
         return Err(Failed::Why(
             "the bundle isn't the one that the channel's index names: publish it again".into(),
@@ -103,11 +105,13 @@ pub fn run(
     report(Report::Step(UpdateStep::Snapshot));
     snapshot(paths)?;
     stop.check()?;
+    trust::keep(paths, &admitted)?;
 
+    report(Report::Begins);
     let mut writing = node.slots.inactive()?.begin(&admitted.plan())?;
     let mut places = Places {
         root: &mut node.root.0,
-        running_root: node.running.as_mut().map(|file| file as &mut dyn Disk),
+        running_root: (node.running.as_mut()).map(|file| file as &mut (dyn Disk + Send)),
         kernel: &mut writing,
     };
     let mut watch = |progress: &Progress| {
@@ -144,7 +148,7 @@ pub fn run(
 }
 
 /// The root hash of what runs, as the kernel's command line has it.
-fn running_root(paths: &Paths) -> Option<slipway_images::verity::RootHash> {
+pub fn running_root(paths: &Paths) -> Option<slipway_images::verity::RootHash> {
     match find::root_wish_of_boot(paths.root()) {
         Ok(RootWish::Verified(hash)) => Some(hash),
         _ => None,

@@ -7,31 +7,33 @@
     reason = "helpers of tests may panic"
 )]
 
+mod channels;
 #[path = "../common/mod.rs"]
 mod common;
 mod firmware;
+mod keys;
 #[path = "../../../../images/tests/bundle/maker.rs"]
 #[allow(dead_code, reason = "made for other tests, too")]
 mod maker;
 mod pushes;
 #[path = "../common/ranges.rs"]
 mod ranges;
+mod reboots;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use slipway_images::bundle::channel::{self, Index};
-use slipway_images::bundle::{Bundle, Source, wire};
+use slipway_images::bundle::{Source, wire};
 use slipway_images::slot::fat::Volume;
 use slipway_images::slot::{DIRECTORY, RECORD_FILE, Slot, Slots, State, SystemdBoot, shipped_name};
 
 use common::{Node, Owner, until, upgraded};
-use maker::{BOARD, Draft, Version, key, public, sign};
+use maker::{BOARD, Draft, Version, key, public};
 use ranges::{Mood, Server};
 
 /// Bytes of a root partition.
@@ -53,15 +55,7 @@ fn root(owner: &Owner, running: &Version, update: Value) -> tempfile::TempDir {
     seed["update"] = update;
     write("run/slipway/seed.json", seed.to_string().as_bytes());
     write("etc/machine-id", b"0123456789abcdef0123456789abcdef\n");
-    let info = json!({
-        "board": BOARD, "version": running.name(), "built": running.number, "kubernetes": "v1.36.3",
-        "arch": "x86_64", "root_uuid": "00000000-0000-0000-0000-000000000007",
-    });
-    write("usr/lib/slipway/image.json", info.to_string().as_bytes());
-    let pem = public(&key(1)).pem();
-    write("usr/lib/slipway/update-keys/a.pem", pem.as_bytes());
-    let line = format!("quiet roothash={}\n", running.root_hash());
-    write("proc/cmdline", line.as_bytes());
+    runs(dir.path(), running, &[1]);
     write(
         "proc/self/mountinfo",
         b"1 0 254:0 / / ro - ext4 /dev/dm-0 ro\n",
@@ -96,6 +90,28 @@ fn root(owner: &Owner, running: &Version, update: Value) -> tempfile::TempDir {
     dir
 }
 
+/// What runs is this version, whose image trusts these keys.
+fn runs(root: &Path, version: &Version, trusted: &[u8]) {
+    let info = json!({
+        "board": BOARD, "version": version.name(), "built": version.number, "kubernetes": "v1.36.3",
+        "arch": "x86_64", "root_uuid": "00000000-0000-0000-0000-000000000007",
+    });
+    for dir in ["usr/lib/slipway", "proc"] {
+        fs::create_dir_all(root.join(dir)).unwrap();
+    }
+    fs::write(root.join("usr/lib/slipway/image.json"), info.to_string()).unwrap();
+    let keys = root.join("usr/lib/slipway/update-keys");
+    if keys.exists() {
+        fs::remove_dir_all(&keys).unwrap();
+    }
+    fs::create_dir(&keys).unwrap();
+    for seed in trusted {
+        fs::write(keys.join(format!("{seed}.pem")), public(&key(*seed)).pem()).unwrap();
+    }
+    let line = format!("quiet roothash={}\n", version.root_hash());
+    fs::write(root.join("proc/cmdline"), line).unwrap();
+}
+
 fn tool(program: &str, arguments: &[&str]) {
     let out = Command::new(program).args(arguments).output();
     let out = out.unwrap_or_else(|e| panic!("{program}: {e}; ci/setup installs it"));
@@ -107,8 +123,13 @@ fn open(path: &Path) -> File {
 }
 
 fn slots(root: &Path) -> Slots<SystemdBoot<File>> {
+    slots_from(root, Slot::A)
+}
+
+/// Those of a node that runs what is in this slot.
+fn slots_from(root: &Path, booted: Slot) -> Slots<SystemdBoot<File>> {
     let boot = SystemdBoot::open(open(&root.join("dev/vda1"))).unwrap();
-    Slots::load(boot, Slot::A).unwrap()
+    Slots::load(boot, booted).unwrap()
 }
 
 /// Slot b holds just this version and is what boots next, and the node says so.
@@ -213,51 +234,6 @@ fn a_bundle_is_pushed_and_staged_and_only_what_is_missing_is_wanted() {
     // No debug build of it took more, either.
     let peak = node.kib("VmHWM");
     assert!(peak < 64 << 10, "{peak} KiB");
-}
-
-#[test]
-fn what_is_staged_is_rebooted_into_as_asked() {
-    let owner = Owner::new();
-    let old = Version::first();
-    let bytes = bundle(&old.next(), &[]);
-    let gone = |node: &mut Node| {
-        until("the signal for init", || {
-            node.init.as_mut().unwrap().try_wait().unwrap().is_some()
-        });
-    };
-    let mut node = Node::start_in(root(&owner, &old, json!({})), &[]);
-    push(&node, &owner, bytes.clone(), "reboot=now");
-    gone(&mut node);
-
-    // At the time of day, and after a restart of noded, too.
-    let time = Command::new("date").arg("+%H:%M").output().unwrap();
-    let now = String::from_utf8(time.stdout).unwrap().trim().to_owned();
-    let later = if now == "12:00" { "13:00" } else { "12:00" };
-    let node = Node::start_in(root(&owner, &old, json!({})), &[]);
-    let (last, _) = push(&node, &owner, bytes, &format!("reboot={later}"));
-    assert_eq!(last["reboot"], later);
-    let kept = node.at("var/lib/slipway/update/order.json");
-    assert_eq!(
-        fs::metadata(&kept).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    let root = node.stop();
-    let text = fs::read_to_string(root.path().join("var/lib/slipway/update/order.json")).unwrap();
-    let node = Node::start_in(root, &[]);
-    until("the update is known again", || {
-        update(&node, &owner)["state"] == "staged"
-    });
-    assert_eq!(update(&node, &owner)["reboot"], later);
-    let root = node.stop();
-    let time = Command::new("date").arg("+%H:%M").output().unwrap();
-    let now = String::from_utf8(time.stdout).unwrap().trim().to_owned();
-    fs::write(
-        root.path().join("var/lib/slipway/update/order.json"),
-        text.replace(later, &now),
-    )
-    .unwrap();
-    let mut node = Node::start_in(root, &[]);
-    gone(&mut node);
 }
 
 #[test]
@@ -399,77 +375,4 @@ fn what_is_refused_leaves_the_slot_alone() {
     order(&node, &owner, &server.url("/older"), older);
     assert_eq!(ended(&node, &owner)["state"], "staged");
     has(&node, &Version::first());
-}
-
-/// A channel's index of this bundle.
-fn index(version: &Version, bytes: &[u8], sequence: u64, percent: u8) -> Vec<u8> {
-    let mut source = Counted {
-        bytes: bytes.to_vec(),
-        read: 0,
-    };
-    let bundle = Bundle::open(&mut source, &[public(&key(1))]).unwrap();
-    let index = Index {
-        board: BOARD.into(),
-        sequence,
-        expires: 4_000_000_000,
-        version: version.name(),
-        release: version.number,
-        file: "x.slip".into(),
-        size: bytes.len() as u64,
-        head: bundle.head(),
-        percent,
-    };
-    sign(
-        &channel::KIND,
-        &serde_json::to_vec(&index).unwrap(),
-        &key(1),
-    )
-}
-
-#[test]
-fn a_channel_is_followed_as_far_as_it_is_to_be_believed() {
-    let owner = Owner::new();
-    let old = Version::first();
-    let new = old.next();
-    let bytes = bundle(&new, &[&old]);
-    let shown = Arc::new(Mutex::new(Vec::new()));
-    let (now, file) = (Arc::clone(&shown), bytes.clone());
-    let server = Server::new(
-        move |path| match path {
-            "/c/test.channel" => Some(now.lock().unwrap().clone()),
-            "/c/x.slip" => Some(file.clone()),
-            _ => None,
-        },
-        |_| Mood::Fine,
-    );
-    let wish = json!({"channel": server.url("/c/"), "poll": 1});
-    let mut node = Node::start_in(root(&owner, &old, wish), &[]);
-    let show = |bytes: Vec<u8>| *shown.lock().unwrap() = bytes;
-    let says = |node: &Node, words: &str| {
-        until(words, || {
-            let note = update(node, &owner)["channel"]["note"].to_string();
-            note.contains(words)
-        });
-    };
-    says(&node, "channel index");
-    show(index(&old, &bundle(&old, &[]), 7, 100));
-    says(&node, "runs here");
-    show(index(&new, &bytes, 6, 100));
-    says(&node, "older index (6) than before (7)");
-    show(index(&new, &bytes, 8, 0));
-    says(&node, "is for 0 % of the nodes");
-    is_untouched(&node);
-    // Another bundle than the one that is named.
-    show(index(&new, &bundle(&new, &[]), 9, 100));
-    until("it is refused", || {
-        update(&node, &owner)["note"]
-            .to_string()
-            .contains("isn't the one")
-    });
-    is_untouched(&node);
-    show(index(&new, &bytes, 10, 100));
-    until("it reboots", || {
-        node.init.as_mut().unwrap().try_wait().unwrap().is_some()
-    });
-    has(&node, &new);
 }
