@@ -149,19 +149,24 @@ pub fn slot_script(board: &Board) -> String {
         Architecture::Amd64 | Architecture::Armhf => "bootz",
     };
     let mut lines = board.boot.commands.clone();
-    lines.push("setenv from ${devtype} ${devnum}:${area}".to_owned());
+    // Not by `exit`: before 2024 it doesn't end a script that another one has started.
     lines.extend([
+        "setenv from ${devtype} ${devnum}:${area}".to_owned(),
         "setenv fdt ${fdtcontroladdr}".to_owned(),
         "if test -n \"${fdtfile}\"; then".to_owned(),
-        "  load ${from} ${fdt_addr_r} dtb/${fdtfile} || exit".to_owned(),
-        "  setenv fdt ${fdt_addr_r}".to_owned(),
+        "  setenv fdt".to_owned(),
+        "  if load ${from} ${fdt_addr_r} dtb/${fdtfile}; then setenv fdt ${fdt_addr_r}; fi"
+            .to_owned(),
         "fi".to_owned(),
-        format!("load ${{from}} ${{kernel_addr_r}} {COMMAND_LINE_FILE} || exit"),
-        "env import -t ${kernel_addr_r} ${filesize} bootargs || exit".to_owned(),
-        format!("load ${{from}} ${{ramdisk_addr_r}} {INITRD_FILE} || exit"),
-        "setenv initrd ${ramdisk_addr_r}:${filesize}".to_owned(),
-        "load ${from} ${kernel_addr_r} linux || exit".to_owned(),
-        format!("{start} ${{kernel_addr_r}} ${{initrd}} ${{fdt}}"),
+        "if test -n \"${fdt}\"; then".to_owned(),
+        format!("if load ${{from}} ${{kernel_addr_r}} {COMMAND_LINE_FILE}; then"),
+        "if env import -t ${kernel_addr_r} ${filesize} bootargs; then".to_owned(),
+        format!("if load ${{from}} ${{ramdisk_addr_r}} {INITRD_FILE}; then"),
+        "  setenv initrd ${ramdisk_addr_r}:${filesize}".to_owned(),
+        "  if load ${from} ${kernel_addr_r} linux; then".to_owned(),
+        format!("    {start} ${{kernel_addr_r}} ${{initrd}} ${{fdt}}"),
+        "  fi".to_owned(),
+        "fi; fi; fi; fi".to_owned(),
     ]);
     lines.join("\n") + "\n"
 }
