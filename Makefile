@@ -30,11 +30,15 @@ test-wifi: build ## boot an image with simulated radios and join wireless networ
 	@target/release/slipway build test-wifi
 	@cargo test --quiet --workspace --locked --test boot -- --ignored wireless_
 
-test-boards: ## build the images of the other boards, check them, and boot them
+BOARDS = arm64-uefi armv7 beaglebone-black pi2-3 pi4
+
+test-boards: ## build the images of the other boards, check them, and boot those that QEMU can
 	@ci/setup boards
 	@cargo build --quiet --release --locked -p slipway
-	@target/release/slipway build arm64-uefi
-	@ci/image-check target/images/arm64-uefi.img target/images/arm64-uefi.img.zst
+	@for board in $(BOARDS); do \
+	  target/release/slipway build $$board && \
+	  ci/image-check target/images/$$board.img target/images/$$board.img.zst || exit; \
+	done
 	@cargo test --quiet --workspace --locked --test boot -- --ignored --test-threads=1 board_
 
 check: ## formatting and lints only

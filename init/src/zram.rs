@@ -18,8 +18,8 @@ use std::path::Path;
 use crate::phase::{Context as _, Failure, Outcome};
 use crate::{files, sys};
 
-/// Machines with more memory have no need of it.
-const ENOUGH: u64 = 2304 << 20;
+/// Machines with more memory have no need of it: it takes a second of each start.
+const ENOUGH: u64 = 1280 << 20;
 /// Of the memory, how much may be swapped, before compression.
 const SHARE: u64 = 2;
 const PAGE: usize = 4096;
