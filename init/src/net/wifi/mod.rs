@@ -146,10 +146,24 @@ impl Wifi {
     }
 }
 
-/// Whether a device is a radio (cfg80211 names it so).
+/// Whether a device is a radio. cfg80211 gives it the type before it is registered; the link
+/// `phy80211` comes only after its appearance was told.
 #[must_use]
 pub fn is_wireless(name: &str) -> bool {
-    Path::new(CLASS).join(name).join("phy80211").exists()
+    let event = fs::read_to_string(Path::new(CLASS).join(name).join("uevent"));
+    event.is_ok_and(|event| event.lines().any(|line| line == "DEVTYPE=wlan"))
+}
+
+/// The radio's own directory in sysfs, which may not be linked yet ([`is_wireless`]).
+fn phy(name: &str) -> PathBuf {
+    let device = Path::new(CLASS).join(name);
+    let linked = device.join("phy80211");
+    if linked.exists() {
+        return linked;
+    }
+    let below = device.join("device/ieee80211");
+    let first = files::names(&below).into_iter().next();
+    first.map_or(linked, |name| below.join(name))
 }
 
 /// Switches a radio on that software has switched off (rfkill).
@@ -157,7 +171,7 @@ pub fn is_wireless(name: &str) -> bool {
 /// # Errors
 /// A switch of the machine's has it off, or the kernel refuses.
 pub fn unblock(name: &str) -> Result<(), Failure> {
-    let phy = Path::new(CLASS).join(name).join("phy80211");
+    let phy = phy(name);
     for switch in files::names(&phy) {
         if !switch.starts_with("rfkill") {
             continue;
