@@ -108,7 +108,12 @@ impl fmt::Display for Shown {
                     0 => String::new(),
                     n => format!(", restarted {n} times"),
                 };
-                let value = format!("{} {}{restarts}", service.name, service.state.word());
+                let said = match service.status.as_str() {
+                    "" => String::new(),
+                    said => format!(" ({said})"),
+                };
+                let state = service.state.word();
+                let value = format!("{} {state}{restarts}{said}", service.name);
                 line("service", &value)?;
             }
             for address in &boot.addresses {
