@@ -9,7 +9,6 @@
 
 mod common;
 
-use std::net::TcpListener;
 use std::process::Output;
 
 use common::Place;
@@ -23,9 +22,8 @@ fn refused(place: &Place, more: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn a_port_in_use() {
-    let place = Place::empty();
+    let (place, _held) = Place::with_held_ports();
     let [api, ..] = place.ports();
-    let _held = TcpListener::bind(("127.0.0.1", api)).unwrap();
     let (code, line) = refused(&place, &[]);
     assert_eq!(code, Some(5), "{line}");
     assert!(

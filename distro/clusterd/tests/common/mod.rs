@@ -25,12 +25,16 @@ pub struct Place {
 impl Place {
     /// A place without components, for what fails before any is started.
     pub fn empty() -> Self {
+        Self::with_held_ports().0
+    }
+
+    /// One whose ports somebody has.
+    pub fn with_held_ports() -> (Self, [TcpListener; 3]) {
         // Held together, so that they are three different ones.
         let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        Self {
-            directory: tempfile::tempdir().unwrap(),
-            ports: held.map(|listener| listener.local_addr().unwrap().port()),
-        }
+        let ports = held.each_ref().map(|one| one.local_addr().unwrap().port());
+        let directory = tempfile::tempdir().unwrap();
+        (Self { directory, ports }, held)
     }
 
     /// A place with the components.
