@@ -334,7 +334,7 @@ impl Identity {
             kubernetes,
             arch: board.architecture.kernel().to_owned(),
             root_uuid: derive_uuid(self.seed(), "root filesystem"),
-            loader: board.boot.loader(),
+            loader: board.boot.method,
         })
     }
 }

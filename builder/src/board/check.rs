@@ -4,14 +4,14 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use slipway_images::info::Loader;
 use slipway_images::layout::ALIGNMENT;
 
 use super::raw::{Lost, Raw, RawList};
 use super::rules::Rules;
 use super::source::Source;
 use super::{
-    Board, Boot, BootMethod, CompiledRules, Debian, Image, Kernel, Key, Node, Packages, Paths,
-    Pattern, Qemu,
+    Board, Boot, CompiledRules, Debian, Image, Kernel, Key, Node, Packages, Paths, Pattern, Qemu,
 };
 use crate::error::{Result, near_miss};
 
@@ -168,7 +168,7 @@ pub(super) fn check(name: &str, path: &Path, raw: Raw, errors: &mut Vec<String>)
         ("image.slot-size", image.slot_size.is_none()),
         (
             "image.slot-boot-size",
-            boot.method == Some(BootMethod::UBoot) && image.slot_boot_size.is_none(),
+            boot.method == Some(Loader::UBoot) && image.slot_boot_size.is_none(),
         ),
     ] {
         if absent {
@@ -254,7 +254,7 @@ pub(super) fn check(name: &str, path: &Path, raw: Raw, errors: &mut Vec<String>)
             hybrid_mbr: image.hybrid_mbr.unwrap_or_default(),
             boot_size: image.boot_size?.0,
             slot_boot_size: (image.slot_boot_size.map(|size| size.0))
-                .filter(|_| boot_method == BootMethod::UBoot),
+                .filter(|_| boot_method == Loader::UBoot),
             slot_size: image.slot_size?.0,
             compression_level,
             imager_devices: texts(image.imager_devices),

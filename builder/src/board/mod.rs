@@ -16,8 +16,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use rules::Pattern;
 use slipway_images::info::Loader;
+
+pub use rules::Pattern;
 
 use crate::digest;
 use crate::error::{At as _, Error, Kind, Result};
@@ -105,16 +106,6 @@ impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.debian())
     }
-}
-
-/// How the machine's firmware is given a kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BootMethod {
-    /// UEFI, systemd-boot, and a unified kernel image.
-    SystemdBoot,
-    /// U-Boot, a script that counts, and a boot area for each slot.
-    UBoot,
 }
 
 /// Files for the partition that a board without UEFI starts from.
@@ -234,8 +225,8 @@ pub struct Paths {
 /// `[boot]`
 #[derive(Debug, Clone, Serialize)]
 pub struct Boot {
-    /// How.
-    pub method: BootMethod,
+    /// What chooses a slot and starts its kernel.
+    pub method: Loader,
     /// The package that the loader is taken from, with UEFI the kernel's stub, too.
     pub package: String,
     /// When firmware is given the keys of an image that is signed.
@@ -249,17 +240,6 @@ pub struct Boot {
     pub device_trees: Vec<Pattern>,
     /// U-Boot: what a slot's script does first.
     pub commands: Vec<String>,
-}
-
-impl Boot {
-    /// What a node calls it.
-    #[must_use]
-    pub fn loader(&self) -> Loader {
-        match self.method {
-            BootMethod::SystemdBoot => Loader::SystemdBoot,
-            BootMethod::UBoot => Loader::UBoot,
-        }
-    }
 }
 
 /// `[image]`

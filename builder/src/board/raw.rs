@@ -12,11 +12,12 @@ use std::ops::Range;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use slipway_images::info::Loader;
 use toml::Spanned;
 
 use super::rules::Pattern;
 use super::values::{Command, KeyName, Megabytes, ModuleName, PackageName, Sysctl, Word};
-use super::{Architecture, BootFile, BootMethod, RawPiece, Suite};
+use super::{Architecture, BootFile, RawPiece, Suite};
 use crate::secure_boot::Enroll;
 
 macro_rules! table {
@@ -121,7 +122,7 @@ table! {
 table! {
     /// `[boot]`
     RawBoot {
-        method: value BootMethod,
+        method: value Loader,
         package: value PackageName,
         secure_boot_enroll: value Enroll,
         files: list BootFile,

@@ -13,9 +13,10 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use slipway_images::info;
 use slipway_images::layout::{self, Table, derive_uuid};
 
-use crate::board::{Board, BootMethod};
+use crate::board::Board;
 use crate::digest;
 use crate::error::{Error, Kind, Result};
 use crate::formats::{cpio, fat, gpt, verity};
@@ -58,8 +59,8 @@ pub fn take(tree: &mut Tree, board: &Board, source: &Source) -> Result<BootFiles
         .ok_or_else(|| missing("boot/vmlinuz-*", &board.kernel.package))?;
     let (release, kernel) = (release.to_owned(), kernel.read()?);
     let loader = match board.boot.method {
-        BootMethod::SystemdBoot => Loader::SystemdBoot(systemd_boot::Files::take(tree, board)?),
-        BootMethod::UBoot => Loader::UBoot(uboot::Files::take(tree, board, source, &release)?),
+        info::Loader::SystemdBoot => Loader::SystemdBoot(systemd_boot::Files::take(tree, board)?),
+        info::Loader::UBoot => Loader::UBoot(uboot::Files::take(tree, board, source, &release)?),
     };
     const TAKEN: [&str; 5] = [
         "boot/vmlinuz-",
