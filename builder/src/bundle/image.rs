@@ -83,7 +83,7 @@ impl Image {
                 let mut kernel = vec![0; area.size().get() as usize];
                 file.read_exact_at(&mut kernel, area.offset().get())
                     .at("reading", path)?;
-                let started = read_area(&kernel);
+                let started = read_area(&file, area);
                 (kernel, started)
             }
         };
@@ -256,10 +256,11 @@ fn read_kernel(kernel: &[u8]) -> Result<(RootHash, ImageInfo)> {
 }
 
 /// What a boot area starts, and what the image says of itself.
-fn read_area(area: &[u8]) -> Result<(RootHash, ImageInfo)> {
+fn read_area(file: &File, area: &Partition) -> Result<(RootHash, ImageInfo)> {
     let wrong =
         |e: slipway_images::slot::FatError| Error::new(Kind::Input, format!("its boot area: {e}"));
-    let mut volume = Volume::open(Memory(area)).map_err(wrong)?;
+    let offset = area.offset().get();
+    let mut volume = Volume::open(Part { file, offset }).map_err(wrong)?;
     let mut file = |name: &str| -> Result<Vec<u8>> {
         let entry = volume.find(name).map_err(wrong)?;
         let entry =
@@ -285,26 +286,6 @@ fn root_hash(command_line: &str) -> Result<RootHash> {
         .filter_map(|word| word.strip_prefix("roothash="))
         .find_map(|hash| hash.parse().ok())
         .ok_or_else(|| Error::new(Kind::Input, "its kernel's command line has no roothash="))
-}
-
-/// A partition that is in memory.
-struct Memory<'a>(&'a [u8]);
-
-impl Disk for Memory<'_> {
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let from = usize::try_from(offset).ok().and_then(|at| self.0.get(at..));
-        let bytes = from.and_then(|from| from.get(..buffer.len()));
-        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-
-    fn write_at(&mut self, _: u64, _: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// `image.json` of an initrd.

@@ -47,8 +47,9 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
     let target = target_of(&wanted, &dir)?;
     host::emulator(target.arch)?;
     let by_volume = target.loader == Loader::UBoot;
-    let mut record = provide_disk(args, &wanted, &dir, &lock, progress)?;
-    let mut machine = describe(args, context, &dir, &record.machine, progress)?;
+    let mut record = provide_disk(args, &wanted, target.arch, &dir, &lock, progress)?;
+    let before = &record.machine;
+    let mut machine = describe(args, context, &dir, before, target.loader, progress)?;
     if let Some(url) = &wanted.seed {
         if by_volume {
             return Err(Error::new(
@@ -210,6 +211,7 @@ fn refuse_if_running(dir: &VmDir, fresh: Option<Fresh>) -> Result<()> {
 fn provide_disk(
     args: &RunArgs,
     wanted: &Wanted,
+    arch: Arch,
     dir: &VmDir,
     lock: &Lock,
     progress: &Progress,
@@ -245,19 +247,11 @@ fn provide_disk(
         args.disk_size.unwrap_or(DISK_DEFAULT),
     )?;
     let now = seconds(SystemTime::now());
-    let target = image::target(image)?;
-    let boot = match target.loader {
-        Loader::SystemdBoot => Boot::Builtin,
-        // Which one is found out before it starts.
-        Loader::UBoot => Boot::UBoot {
-            code: PathBuf::new(),
-        },
-    };
     let mut machine = Machine::new(
         dir.name().clone(),
-        target.arch,
+        arch,
         accel::Accelerator::Tcg,
-        boot,
+        Boot::Builtin,
     );
     machine.cpus = CPUS_DEFAULT;
     machine.memory = MEMORY_DEFAULT;
@@ -326,6 +320,7 @@ fn describe(
     context: &Context<'_>,
     dir: &VmDir,
     before: &Machine,
+    loader: Loader,
     progress: &Progress,
 ) -> Result<Machine> {
     let arch = before.arch;
@@ -343,7 +338,7 @@ fn describe(
         progress.say(&format!("emulating the processor: {}", choice.reason));
     }
     machine.accelerator = choice.accelerator;
-    machine.boot = boot(args, context, before, dir)?;
+    machine.boot = boot(args, context, before, loader, dir)?;
     machine.disks = vec![Disk {
         path: "overlay.qcow2".into(),
         format: DiskFormat::Qcow2,
@@ -356,7 +351,13 @@ fn describe(
     Ok(machine)
 }
 
-fn boot(args: &RunArgs, context: &Context<'_>, before: &Machine, dir: &VmDir) -> Result<Boot> {
+fn boot(
+    args: &RunArgs,
+    context: &Context<'_>,
+    before: &Machine,
+    loader: Loader,
+    dir: &VmDir,
+) -> Result<Boot> {
     if let Some(kernel) = &args.kernel {
         let absolute =
             |path: &Path| std::path::absolute(path).map_err(|e| Error::io("resolving", path, &e));
@@ -370,7 +371,7 @@ fn boot(args: &RunArgs, context: &Context<'_>, before: &Machine, dir: &VmDir) ->
         return Ok(Boot::Builtin);
     }
     let arch = before.arch;
-    if matches!(before.boot, Boot::UBoot { .. }) {
+    if loader == Loader::UBoot {
         let code = match find_u_boot(arch, &[]) {
             Ok(code) => code,
             Err(slipway_qemu::Error::FirmwareMissing { .. }) => {
