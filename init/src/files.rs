@@ -77,6 +77,15 @@ pub fn read_trimmed(path: impl AsRef<Path>) -> io::Result<String> {
     fs::read_to_string(path).map(|text| text.trim().to_owned())
 }
 
+/// A line of /proc/meminfo, whose text is `info`, in bytes.
+#[must_use]
+pub fn meminfo(info: &str, name: &str) -> Option<u64> {
+    let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = lines.find(|(key, _)| *key == name)?;
+    let kib: u64 = value.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 /// Writes to a file of /sys or /proc, which exists.
 pub fn write_existing(path: impl AsRef<Path>, text: &str) -> io::Result<()> {
     OpenOptions::new()

@@ -32,7 +32,8 @@ const SETTINGS: &str = "sys/block/zram0";
 /// When the driver or the kernel refuses.
 pub fn swap(root: &Path, load: impl FnOnce() -> Result<(), Failure>) -> Outcome {
     let memory = fs::read_to_string(root.join("proc/meminfo")).context("proc/meminfo")?;
-    let memory = total(&memory).ok_or_else(|| Failure("no MemTotal in /proc/meminfo".into()))?;
+    let memory = files::meminfo(&memory, "MemTotal")
+        .ok_or_else(|| Failure("no MemTotal in /proc/meminfo".into()))?;
     if memory > ENOUGH {
         return Ok("none: there is enough memory".into());
     }
@@ -51,13 +52,6 @@ pub fn swap(root: &Path, load: impl FnOnce() -> Result<(), Failure>) -> Outcome 
     drop(file);
     sys::swap_on(&device).context("swapping to zram")?;
     Ok(format!("{} MiB in compressed memory", size >> 20))
-}
-
-/// `MemTotal` in bytes.
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 /// The first page of a swap area of so many bytes.

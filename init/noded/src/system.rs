@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use slipway_images::node::api::{Disk, Filesystem, Interface, Memory, Temperature};
+use slipway_init::files;
 
 /// Bytes of a sector in `/sys/block/*/size`, whatever the disk's own.
 const SECTOR: u64 = 512;
@@ -81,14 +82,10 @@ impl System {
     #[must_use]
     pub fn memory(&self) -> Memory {
         let info = text(self.proc.join("meminfo")).unwrap_or_default();
-        let field = |key: &str| {
-            let line = info.lines().find_map(|line| line.strip_prefix(key))?;
-            let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-            kib.checked_mul(1024)
-        };
+        let field = |name: &str| files::meminfo(&info, name).unwrap_or(0);
         Memory {
-            total: field("MemTotal:").unwrap_or(0),
-            available: field("MemAvailable:").unwrap_or(0),
+            total: field("MemTotal"),
+            available: field("MemAvailable"),
         }
     }
 
