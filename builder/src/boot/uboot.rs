@@ -9,7 +9,7 @@
 //!
 //! | boot area | what |
 //! |---|---|
-//! | `slot.scr` | starts this slot: [`Files::slot_script`] |
+//! | `slot.scr` | starts this slot: [`slot_script`] |
 //! | `slot.env` | `bootargs=` and the command line |
 //! | `linux`, `initrd` | |
 //! | `dtb/` | device trees |
@@ -142,8 +142,7 @@ impl Files {
 
 /// What starts a slot. U-Boot runs it with `devtype`, `devnum` and `area` set: the disk, and
 /// the number of the boot area's partition.
-#[must_use]
-pub fn slot_script(board: &Board) -> String {
+fn slot_script(board: &Board) -> String {
     let start = match board.architecture {
         Architecture::Arm64 => "booti",
         Architecture::Amd64 | Architecture::Armhf => "bootz",

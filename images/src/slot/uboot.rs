@@ -97,7 +97,18 @@ impl<D: Disk> UBoot<D> {
         self.set(choice)
     }
 
-    /// Bytes of a slot's payload that may be read or written.
+    /// Bytes of the payload that is being written.
+    fn being_written(choice: &Choice, slot: Slot) -> Result<u64, BootError> {
+        match choice.of(slot) {
+            Standing::Writing(size) => Ok(size.into()),
+            _ => Err(BootError::Nothing {
+                slot,
+                missing: "no payload that is being written",
+            }),
+        }
+    }
+
+    /// Bytes of a slot's payload that may be read.
     fn limit(&mut self, slot: Slot) -> Result<u64, BootError> {
         match self.choice()?.of(slot) {
             Standing::Writing(size) => Ok(size.into()),
@@ -108,13 +119,12 @@ impl<D: Disk> UBoot<D> {
             _ => Ok(self.area(slot)?.size),
         }
     }
+}
 
-    fn within(&mut self, slot: Slot, offset: u64, len: usize) -> Result<(), BootError> {
-        let limit = self.limit(slot)?;
-        match offset.checked_add(len as u64) {
-            Some(end) if end <= limit => Ok(()),
-            _ => Err(BootError::Beyond { slot, limit }),
-        }
+fn within(slot: Slot, limit: u64, offset: u64, len: usize) -> Result<(), BootError> {
+    match offset.checked_add(len as u64) {
+        Some(end) if end <= limit => Ok(()),
+        _ => Err(BootError::Beyond { slot, limit }),
     }
 }
 
@@ -161,35 +171,25 @@ impl<D: Disk> BootMethod for UBoot<D> {
     }
 
     fn write(&mut self, slot: Slot, offset: u64, bytes: &[u8]) -> Result<(), BootError> {
-        if !matches!(self.choice()?.of(slot), Standing::Writing(_)) {
-            return Err(BootError::Nothing {
-                slot,
-                missing: "no payload that is being written",
-            });
-        }
-        self.within(slot, offset, bytes.len())?;
+        let limit = Self::being_written(&self.choice()?, slot)?;
+        within(slot, limit, offset, bytes.len())?;
         let area = self.area(slot)?;
         let written = area.disk.write_at(offset, bytes);
         written.map_err(|source| BootError::Area { slot, source })
     }
 
     fn read(&mut self, slot: Slot, offset: u64, buffer: &mut [u8]) -> Result<(), BootError> {
-        self.within(slot, offset, buffer.len())?;
+        within(slot, self.limit(slot)?, offset, buffer.len())?;
         let area = self.area(slot)?;
         let read = area.disk.read_at(offset, buffer);
         read.map_err(|source| BootError::Area { slot, source })
     }
 
     fn stage(&mut self, slot: Slot, tries: u32) -> Result<(), BootError> {
-        if !matches!(self.choice()?.of(slot), Standing::Writing(_)) {
-            return Err(BootError::Nothing {
-                slot,
-                missing: "no payload that is being written",
-            });
-        }
+        let choice = self.choice()?;
+        Self::being_written(&choice, slot)?;
         let flushed = self.area(slot)?.disk.flush();
         flushed.map_err(|source| BootError::Area { slot, source })?;
-        let choice = self.choice()?;
         let choice = choice.with(slot, Standing::Tries(tries.min(TRIES)));
         self.set(Choice {
             first: slot,
