@@ -1,4 +1,5 @@
-//! A small blocking client of the Kubernetes API, authenticated by a client certificate.
+//! A small blocking client of the Kubernetes API, authenticated by a client certificate, or by
+//! a token where there is no certificate yet.
 //!
 //! What a supervisor, a command line and tests need: read, server-side apply,
 //! delete, and wait for a condition by watching. Objects stay JSON values;
@@ -6,6 +7,7 @@
 
 mod apply;
 mod error;
+mod pinned;
 mod watch;
 
 use std::collections::HashMap;
@@ -19,6 +21,7 @@ use ureq::{Agent, Body};
 
 pub use apply::{Applied, is_from_manifest, parse_documents};
 pub use error::ApiError;
+pub use pinned::{CaError, ca_of};
 
 use crate::kubeconfig::Kubeconfig;
 use crate::pki::{self, KeyCertificate};
@@ -33,6 +36,8 @@ pub struct Client {
     agent: Agent,
     /// `https://host:port`, without a slash at the end.
     server: String,
+    /// `Bearer ...`, of who has no certificate.
+    authorization: Option<String>,
     /// What discovery said, by group and version.
     resources: Mutex<HashMap<String, Arc<Vec<apply::Resource>>>>,
 }
@@ -96,7 +101,19 @@ impl Client {
         Ok(Self {
             agent,
             server: server.trim_end_matches('/').to_owned(),
+            authorization: None,
             resources: Mutex::default(),
+        })
+    }
+
+    /// A client that says who it is with a bearer token.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn with_token(server: &str, ca_pem: &str, token: &str) -> Result<Self, ApiError> {
+        Ok(Self {
+            authorization: Some(format!("Bearer {token}")),
+            ..Self::new(server, ca_pem, None)?
         })
     }
 
@@ -182,6 +199,14 @@ impl Client {
         )
     }
 
+    /// Replaces an object, or a part of it such as `.../status`.
+    ///
+    /// # Errors
+    /// [`ApiError`]; see [`ApiError::is_conflict`].
+    pub fn replace(&self, path: &str, object: &Value) -> Result<Value, ApiError> {
+        self.call(&Method::PUT, path, Some(("application/json", object)))
+    }
+
     /// Deletes an object; what is gone already is fine. Returns whether there was one.
     ///
     /// # Errors
@@ -222,10 +247,13 @@ impl Client {
         let build = |error: ureq::http::Error| ApiError::Setup {
             reason: format!("{call}: {error}"),
         };
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.server))
             .header("accept", "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
         let answer = match body {
             Some((kind, bytes)) => {
                 let request = request

@@ -8,6 +8,7 @@
 //! CA: no later correction of the clock makes a certificate "not yet valid".
 
 mod fingerprint;
+mod request;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub use fingerprint::sha256;
+pub use request::{Asked, generate_key, request};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a CA is valid: ten years.
@@ -264,41 +266,59 @@ impl CertificateAuthority {
             what: "a certificate",
             source,
         };
-        let ca = self.info()?;
-        let ca_key = KeyPair::from_pem(&self.pair.key_pem).map_err(generate)?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&self.pair.certificate_pem, ca_key).map_err(generate)?;
+        let (issuer, params) = self.prepare(leaf, now)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(generate)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = subject(&leaf.common_name, leaf.organization.as_deref());
-        params.not_before = offset(ca.not_before)?;
-        params.not_after = offset((now + leaf.lifetime).min(ca.not_after))?;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = match leaf.usage {
-            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
-            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
-            Usage::Both => {
-                vec![
-                    ExtendedKeyUsagePurpose::ServerAuth,
-                    ExtendedKeyUsagePurpose::ClientAuth,
-                ]
-            }
-        };
-        for name in &leaf.dns_names {
-            let name = name.as_str().try_into().map_err(generate)?;
-            params.subject_alt_names.push(SanType::DnsName(name));
-        }
-        for address in &leaf.addresses {
-            params.subject_alt_names.push(SanType::IpAddress(*address));
-        }
         let certificate = params.signed_by(&key, &issuer).map_err(generate)?;
         Ok(KeyCertificate {
             certificate_pem: certificate.pem(),
             key_pem: key.serialize_pem(),
         })
     }
+
+    /// What signs, and what is signed apart from the key.
+    fn prepare(
+        &self,
+        leaf: &Leaf,
+        now: SystemTime,
+    ) -> Result<(Issuer<'_, KeyPair>, CertificateParams), PkiError> {
+        let generate = |source| PkiError::Generate {
+            what: "a certificate",
+            source,
+        };
+        let ca = self.info()?;
+        let ca_key = KeyPair::from_pem(&self.pair.key_pem).map_err(generate)?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&self.pair.certificate_pem, ca_key).map_err(generate)?;
+        let mut params = params(leaf).map_err(generate)?;
+        params.not_before = offset(ca.not_before)?;
+        params.not_after = offset((now + leaf.lifetime).min(ca.not_after))?;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        Ok((issuer, params))
+    }
+}
+
+/// Names and uses of a certificate or of the request for one.
+fn params(leaf: &Leaf) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(&leaf.common_name, leaf.organization.as_deref());
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = match leaf.usage {
+        Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+        Usage::Both => vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ],
+    };
+    for name in &leaf.dns_names {
+        let name = name.as_str().try_into()?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
+    for address in &leaf.addresses {
+        params.subject_alt_names.push(SanType::IpAddress(*address));
+    }
+    Ok(params)
 }
 
 impl KeyCertificate {

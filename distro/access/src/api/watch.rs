@@ -1,5 +1,6 @@
 //! Waiting for a condition by watching, with a deadline.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,55 @@ impl Client {
         Ok(seen.unwrap_or_default())
     }
 
+    /// Follows the objects of a collection, by name: `seen` gets all of them at first and after
+    /// each change, and says whether to go on. Returns when it doesn't, when the server ends the
+    /// watch, or after `within`; what the caller does next is to call it again.
+    ///
+    /// `query` selects, as `fieldSelector=...`; it may be empty.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn follow(
+        &self,
+        collection: &str,
+        query: &str,
+        within: Duration,
+        mut seen: impl FnMut(&BTreeMap<String, Value>) -> bool,
+    ) -> Result<(), ApiError> {
+        let list = self.get(&format!("{collection}?{query}"))?;
+        let name = |object: &Value| object["metadata"]["name"].as_str().map(str::to_owned);
+        let items = list["items"].as_array().into_iter().flatten();
+        let mut objects: BTreeMap<String, Value> = items
+            .filter_map(|object| Some((name(object)?, object.clone())))
+            .collect();
+        if !seen(&objects) {
+            return Ok(());
+        }
+        let version = list["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap_or_default();
+        let seconds = within.as_secs().max(1);
+        let watch = format!(
+            "{collection}?{query}&watch=1&resourceVersion={version}&timeoutSeconds={seconds}"
+        );
+        let ended = self.events(&watch, within, &mut |event| {
+            let Some(name) = name(event.object) else {
+                return false;
+            };
+            if event.deleted {
+                objects.remove(&name);
+            } else {
+                objects.insert(name, event.object.clone());
+            }
+            !seen(&objects)
+        });
+        match ended {
+            // Too old to go on from: the next list is as good.
+            Err(error) if error.code() == Some(410) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     /// Reads events until one satisfies `holds` (`Some`) or the watch ends (`None`).
     #[expect(
         clippy::option_option,
@@ -109,10 +159,29 @@ impl Client {
         left: Duration,
         holds: &mut dyn FnMut(Option<&Value>) -> bool,
     ) -> Result<Option<Option<Value>>, ApiError> {
+        let mut last = None;
+        let ended = self.events(path, left, &mut |event| {
+            let object = (!event.deleted).then_some(event.object);
+            let found = holds(object);
+            if found {
+                last = Some(object.cloned());
+            }
+            found
+        })?;
+        Ok(last.filter(|_| ended))
+    }
+
+    /// Reads the events of a watch until one is `enough`; whether there was one.
+    fn events(
+        &self,
+        path: &str,
+        left: Duration,
+        enough: &mut dyn FnMut(&Event<'_>) -> bool,
+    ) -> Result<bool, ApiError> {
         let (response, call) = self.send(&Method::GET, path, None, left)?;
         let status = response.status();
         if !status.is_success() {
-            return super::read_text(response, &call).map(|_| None);
+            return super::read_text(response, &call).map(|_| false);
         }
         let mut events = BufReader::new(response.into_body().into_reader());
         let mut line = Vec::new();
@@ -120,22 +189,25 @@ impl Client {
             line.clear();
             let read = std::io::Read::take(&mut events, EVENT_LIMIT).read_until(b'\n', &mut line);
             match read {
-                Ok(0) => return Ok(None),
+                Ok(0) => return Ok(false),
                 Ok(_) => {}
                 // The deadline, or the server went away: the caller looks again and decides.
-                Err(_) => return Ok(None),
+                Err(_) => return Ok(false),
             }
-            let mut event: Value =
+            let event: Value =
                 serde_json::from_slice(&line).map_err(|error| ApiError::Corrupt {
                     call: call.clone(),
                     reason: error.to_string(),
                 })?;
-            let object = event["object"].take();
-            match event["type"].as_str() {
-                Some("ADDED" | "MODIFIED") if holds(Some(&object)) => {
-                    return Ok(Some(Some(object)));
+            let object = &event["object"];
+            let kind = event["type"].as_str();
+            let deleted = kind == Some("DELETED");
+            match kind {
+                Some("ADDED" | "MODIFIED" | "DELETED") => {
+                    if enough(&Event { deleted, object }) {
+                        return Ok(true);
+                    }
                 }
-                Some("DELETED") if holds(None) => return Ok(Some(None)),
                 Some("ERROR") => {
                     let code = object["code"]
                         .as_u64()
@@ -148,6 +220,13 @@ impl Client {
             }
         }
     }
+}
+
+/// What a watch tells of one object.
+struct Event<'a> {
+    /// It is gone; [`Event::object`] is its last state.
+    deleted: bool,
+    object: &'a Value,
 }
 
 /// An object's state in one line, for the error of a wait that didn't end well.
