@@ -2,7 +2,7 @@
 
 #[cfg(feature = "bundle")]
 pub mod bundle;
-mod hex;
+pub mod hex;
 pub mod info;
 pub mod layout;
 pub mod luks;

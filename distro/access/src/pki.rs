@@ -353,8 +353,16 @@ impl KeyCertificate {
         ca: &CertificateAuthority,
         now: SystemTime,
     ) -> Result<CertificateInfo, PkiError> {
+        self.check_by(ca.certificate_pem(), now)
+    }
+
+    /// [`KeyCertificate::check`] for who has the CA's certificate only.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_by(&self, ca_pem: &str, now: SystemTime) -> Result<CertificateInfo, PkiError> {
         let info = self.matching()?;
-        let ca_der = certificate_der(ca.certificate_pem())?;
+        let ca_der = certificate_der(ca_pem)?;
         let ca_certificate = parse(&ca_der)?;
         let der = certificate_der(&self.certificate_pem)?;
         let unsuitable = |reason: String| PkiError::Unsuitable {

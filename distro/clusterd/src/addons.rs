@@ -8,6 +8,7 @@ use slipway_images::info::ImageInfo;
 
 use crate::error::{Context, Error};
 use crate::inventory::{Entry, Inventory};
+use crate::joining;
 use crate::options::Config;
 
 /// The field manager of everything applied.
@@ -47,9 +48,10 @@ subjects:
   name: system:authenticated
 "#;
 
-/// Applies what the cluster's own parts need.
-pub fn apply_own(client: &Client) -> Result<usize, Error> {
-    Ok(client.apply_yaml(OWN, MANAGER)?)
+/// Applies what the cluster's own parts need, and the rights of agents.
+pub fn apply_own(config: &Config, client: &Client) -> Result<usize, Error> {
+    let own = format!("{OWN}---\n{}", joining::manifests(config)?);
+    Ok(client.apply_yaml(&own, MANAGER)?)
 }
 
 /// Applies every manifest of the image, in the order of their names, and removes what an

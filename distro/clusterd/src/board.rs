@@ -43,6 +43,8 @@ pub struct Line {
 pub struct Facts {
     /// By component.
     pub components: BTreeMap<Name, Line>,
+    /// A server's API answers this agent; always false on a server, whose own counts.
+    pub api_reached: bool,
     /// The API's bootstrap roles are in force for the components.
     pub roles_in_force: bool,
     /// The API answers `/readyz`.
@@ -60,9 +62,9 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Whether the API server answers requests, if not yet with everything in place.
+    /// Whether an API server answers requests, if not yet with everything in place.
     pub fn api_serves(&self) -> bool {
-        self.is(Name::ApiServer, State::Up)
+        self.is(Name::ApiServer, State::Up) || self.api_reached
     }
 
     /// Whether a component is in this state.
@@ -92,6 +94,7 @@ impl Board {
         Self {
             facts: Mutex::new(Facts {
                 components: names.iter().map(|name| (*name, line.clone())).collect(),
+                api_reached: false,
                 roles_in_force: false,
                 api_ready: false,
                 node_ready: false,

@@ -10,6 +10,7 @@
 //!                                       └─ kube-proxy
 //! ```
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ pub enum Name {
 }
 
 impl Name {
-    /// The components of a server in the order of starting; stopping goes backwards.
+    /// The components of a server or an agent in the order of starting; stopping goes backwards.
     pub fn of(config: &Config) -> &'static [Self] {
         const ALL: [Name; 6] = [
             Name::Kine,
@@ -52,10 +53,11 @@ impl Name {
             Name::Kubelet,
             Name::KubeProxy,
         ];
-        if config.control_plane_only {
-            &ALL[..4]
-        } else {
-            &ALL
+        match (config.is_server(), config.control_plane_only) {
+            (true, false) => &ALL,
+            (true, true) => &ALL[..4],
+            (false, false) => &ALL[4..],
+            (false, true) => &[],
         }
     }
 
@@ -97,8 +99,10 @@ pub enum Need {
 pub enum Probe {
     /// A connection to the socket is taken.
     Socket(PathBuf),
-    /// `GET https://127.0.0.1:PORT/PATH` with clusterd's certificate answers 200.
+    /// `GET https://HOST:PORT/PATH` with clusterd's certificate answers 200.
     Https {
+        /// Address of this machine.
+        host: IpAddr,
         /// Port on loopback.
         port: u16,
         /// Path for "has it come up".
@@ -133,6 +137,8 @@ pub struct Component {
     /// From SIGTERM to SIGKILL.
     pub stop_timeout: Duration,
 }
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// `/livez` as soon as requests are served. The bootstrap roles come last and take longest.
 pub const API_SERVES: &str = "/livez?exclude=poststarthook/rbac/bootstrap-roles";
@@ -263,6 +269,11 @@ fn api_server(config: &Config) -> Parts {
         ("tls-cert-file", pki("apiserver.crt")),
         ("tls-private-key-file", pki("apiserver.key")),
         ("client-ca-file", pki("cluster-ca.crt")),
+        // Of machines that join.
+        (
+            "token-auth-file",
+            paths.config("tokens.csv").display().to_string(),
+        ),
         ("anonymous-auth", "false".to_owned()),
         ("authorization-mode", "Node,RBAC".to_owned()),
         // Storage and network add-ons need it. Who may use it is what Pod Security
@@ -317,6 +328,7 @@ fn api_server(config: &Config) -> Parts {
         arguments.push("--endpoint-reconciler-type=none".to_owned());
     }
     let probe = Probe::Https {
+        host: LOOPBACK,
         port: config.tuning.ports.api,
         ready: API_SERVES,
         // Not for the datastore's faults: a restart here wouldn't mend them.
@@ -387,17 +399,18 @@ fn controller_manager(config: &Config) -> Parts {
         false => "--node-cidr-mask-size-ipv6=64".to_owned(),
     });
     // It looks at the whole of `/healthz` itself, and gives up after ten seconds.
-    (arguments, Need::Ready, healthz(port))
+    (arguments, Need::Ready, healthz(LOOPBACK, port))
 }
 
 fn scheduler(config: &Config) -> Parts {
     let port = config.tuning.ports.scheduler;
     let arguments = controller(config, "scheduler", port);
-    (arguments, Need::Roles, healthz(port))
+    (arguments, Need::Roles, healthz(LOOPBACK, port))
 }
 
-fn healthz(port: u16) -> Probe {
+fn healthz(host: IpAddr, port: u16) -> Probe {
     Probe::Https {
+        host,
         port,
         ready: "/healthz",
         live: "/healthz",
@@ -431,13 +444,19 @@ fn kubelet(config: &Config) -> Parts {
         arguments.push(format!("--node-labels={}", labels.join(",")));
     }
     let port = config.tuning.ports.kubelet;
+    // An agent's certificate isn't for loopback.
+    let host = if config.is_server() {
+        LOOPBACK
+    } else {
+        config.node_address
+    };
     (
         arguments,
         // Without an API it could start nothing: pods are known there alone. Until then it
         // would only take the processor from the API server. Its own rights are not among
         // the bootstrap roles.
         Need::Api,
-        healthz(port),
+        healthz(host, port),
     )
 }
 

@@ -39,6 +39,12 @@ pub enum Error {
         /// What a person can do.
         remedy: &'static str,
     },
+    /// The cluster doesn't let this machine in, or asks for something else first.
+    #[error("the cluster refuses this machine: {0}")]
+    Refused(String),
+    /// No server proves to be of the cluster.
+    #[error(transparent)]
+    Ca(#[from] slipway_access::api::CaError),
     /// Somebody else has what is needed.
     #[error("{0}")]
     InUse(String),
@@ -54,7 +60,7 @@ impl Error {
     /// The process's exit status.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Io { .. } | Self::Pki(_) | Self::Api(_) => 1,
+            Self::Io { .. } | Self::Pki(_) | Self::Api(_) | Self::Refused(_) | Self::Ca(_) => 1,
             Self::Usage(_) => 2,
             Self::Seed(_) => 3,
             Self::State { .. } => 4,

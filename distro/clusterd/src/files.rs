@@ -41,7 +41,10 @@ pub fn write(config: &Config) -> Result<Affected, Error> {
             affected.extend(user);
         }
     }
-    write_pod_network(config, default_pod_network(config))?;
+    // An agent's share is what the cluster gives it, and what it gave it last.
+    if config.is_server() {
+        write_pod_network(config, default_pod_network(config))?;
+    }
     Ok(affected)
 }
 

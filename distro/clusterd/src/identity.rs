@@ -1,58 +1,87 @@
 //! The cluster's secrets on disk: CAs, certificates, kubeconfigs, and the two keys of the API server.
 //!
-//! Two kinds of files. What the cluster's data depend on (CAs, the key of the
+//! Two kinds of files on a server. What the cluster's data depend on (CAs, the key of the
 //! secrets in the datastore, the key of service-account tokens) is made once,
 //! before there are data; afterwards a missing or damaged one is an error for
 //! a person, never replaced. What is derived from a CA (certificates,
-//! kubeconfigs) is made again whenever it is damaged, misfits or ages.
+//! kubeconfigs) is made again whenever it is damaged, misfits or ages. An agent has
+//! the latter only, and asks a server for it.
 
+mod asking;
+mod cas;
 mod leaves;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use base64::Engine as _;
 use slipway_access::durable;
 use slipway_access::kubeconfig::Kubeconfig;
-use slipway_access::pki::{Cas, CertificateAuthority, KeyCertificate};
-use slipway_images::info::ImageInfo;
-use slipway_images::seed::{CaPair, CaSeed};
+use slipway_access::pki::{self, Cas, CertificateAuthority, KeyCertificate};
+use slipway_images::seed::Token;
 
 use crate::component::Name;
 use crate::error::{Context, Error, read_if_there};
 use crate::log::info;
 use crate::options::Config;
 
-pub use leaves::{Leaf, leaves};
+pub use leaves::{Leaf, agent_leaves, api_server_leaf, leaves};
 
-/// What to do about lost keys.
-const REMEDY: &str = "restore /var/lib/clusterd from a backup, or remove it to begin a new cluster";
-/// How far before its making a CA begins, for clocks of other machines.
-const MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The CAs, in memory.
+/// Whom certificates are from.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    cas: Cas,
+    authority: Authority,
+}
+
+#[derive(Debug, Clone)]
+enum Authority {
+    /// A server's own CAs.
+    Own(Box<Cas>),
+    /// A server's, which an agent asks.
+    Asked {
+        /// The cluster's CA, PEM.
+        ca_pem: String,
+        /// What lets an agent in that has no certificate.
+        token: Token,
+    },
 }
 
 /// What a component's certificates and files were changed for it to need a restart.
 pub type Affected = BTreeSet<Name>;
 
 impl Identity {
-    /// Loads or makes what must outlive everything else.
+    /// A server's: loads or makes what must outlive everything else.
     pub fn open(config: &Config, now: SystemTime) -> Result<Self, Error> {
         let has_data = config.paths.database().exists();
-        let cas = open_cas(config, has_data, now)?;
-        open_token_key(config, has_data)?;
-        open_secrets_key(config, has_data)?;
-        Ok(Self { cas })
+        let cas = cas::open_cas(config, has_data, now)?;
+        cas::open_token_key(config, has_data)?;
+        cas::open_secrets_key(config, has_data)?;
+        Ok(Self {
+            authority: Authority::Own(Box::new(cas)),
+        })
     }
 
-    /// The CA that signs the API server and its clients.
-    pub fn cluster_ca(&self) -> &CertificateAuthority {
-        &self.cas.cluster
+    /// An agent's, of the cluster of this CA.
+    pub fn of_agent(ca_pem: String, token: Token) -> Self {
+        Self {
+            authority: Authority::Asked { ca_pem, token },
+        }
+    }
+
+    /// The CA that signs the API server and its clients, where it is this machine's.
+    pub fn cluster_ca(&self) -> Option<&CertificateAuthority> {
+        match &self.authority {
+            Authority::Own(cas) => Some(&cas.cluster),
+            Authority::Asked { .. } => None,
+        }
+    }
+
+    /// Its certificate, PEM.
+    pub fn cluster_ca_pem(&self) -> &str {
+        match &self.authority {
+            Authority::Own(cas) => cas.cluster.certificate_pem(),
+            Authority::Asked { ca_pem, .. } => ca_pem,
+        }
     }
 
     /// Makes every certificate and kubeconfig that is missing, damaged, old or misfits, and
@@ -72,7 +101,7 @@ impl Identity {
                     cluster: config.seed.cluster.name.clone(),
                     user: leaf.request.common_name.clone(),
                     server: config.api_url(),
-                    ca_pem: self.cas.cluster.certificate_pem().to_owned(),
+                    ca_pem: self.cluster_ca_pem().to_owned(),
                     client: pair,
                 };
                 let written =
@@ -88,21 +117,19 @@ impl Identity {
 
     /// What clusterd itself is at the API.
     pub fn own(&self, config: &Config) -> Result<KeyCertificate, Error> {
-        let path = config.paths.pki(leaves::OWN);
-        read_pair(&path.with_extension("crt"), &path.with_extension("key"))?.ok_or_else(|| {
-            Error::State {
-                what: path.display().to_string(),
-                reason: "it vanished".to_owned(),
-                remedy: "restart clusterd",
-            }
-        })
+        pair_on_disk(config, leaves::OWN)
     }
 
-    fn authority(&self, leaf: &Leaf) -> &CertificateAuthority {
-        if leaf.front_proxy {
-            &self.cas.front_proxy
-        } else {
-            &self.cas.cluster
+    /// What the kubelet is at the API.
+    pub fn kubelet(&self, config: &Config) -> Result<KeyCertificate, Error> {
+        pair_on_disk(config, "kubelet")
+    }
+
+    /// PEM of the CA that a certificate is from.
+    fn authority(&self, leaf: &Leaf) -> &str {
+        match &self.authority {
+            Authority::Own(cas) if leaf.front_proxy => cas.front_proxy.certificate_pem(),
+            _ => self.cluster_ca_pem(),
         }
     }
 
@@ -116,7 +143,7 @@ impl Identity {
         let path = config.paths.pki(leaf.name);
         let pair = read_pair(&path.with_extension("crt"), &path.with_extension("key"))?;
         let Some(pair) = pair else { return Ok(None) };
-        let info = match pair.check(self.authority(leaf), now) {
+        let info = match pair.check_by(self.authority(leaf), now) {
             Ok(info) => info,
             Err(error) => {
                 info!("certificate {} is made anew: {error}", leaf.name);
@@ -135,10 +162,14 @@ impl Identity {
             info!("certificate {} is made anew: its names changed", leaf.name);
             return Ok(None);
         }
+        if leaf.shows_ca && !pair.certificate_pem.ends_with(self.authority(leaf)) {
+            info!("certificate {} is made anew, with the CA's", leaf.name);
+            return Ok(None);
+        }
         // A third of the life is left for machines that were off when the time came. Where
         // the CA ends earlier than a whole life, renewing again and again would gain nothing.
         let left = info.not_after.duration_since(now).unwrap_or_default();
-        let ca_end = self.authority(leaf).info()?.not_after;
+        let ca_end = pki::inspect(self.authority(leaf))?.not_after;
         if left < leaf.request.lifetime / 3 && info.not_after < ca_end {
             info!(
                 "certificate {} is renewed, {} s before its end",
@@ -156,7 +187,20 @@ impl Identity {
         leaf: &Leaf,
         now: SystemTime,
     ) -> Result<KeyCertificate, Error> {
-        let pair = self.authority(leaf).issue(&leaf.request, now)?;
+        let mut pair = match &self.authority {
+            Authority::Own(cas) => {
+                let ca = if leaf.front_proxy {
+                    &cas.front_proxy
+                } else {
+                    &cas.cluster
+                };
+                ca.issue(&leaf.request, now)?
+            }
+            Authority::Asked { ca_pem, token } => asking::issue(config, ca_pem, token, leaf, now)?,
+        };
+        if leaf.shows_ca {
+            pair.certificate_pem.push_str(self.authority(leaf));
+        }
         let path = config.paths.pki(leaf.name);
         write_pair(
             &path.with_extension("crt"),
@@ -167,218 +211,15 @@ impl Identity {
     }
 }
 
-/// The seed's or the disk's CAs, or new ones.
-fn open_cas(config: &Config, has_data: bool, now: SystemTime) -> Result<Cas, Error> {
-    let seeded = config
-        .seed
-        .cluster
-        .ca
-        .as_ref()
-        .map(seeded_cas)
-        .transpose()?;
-    let found = ["cluster-ca", "etcd-ca", "front-proxy-ca"].map(|name| load_ca(config, name));
-    let [cluster, etcd, front_proxy] = found;
-    match (cluster, etcd, front_proxy) {
-        (Ok(Some(cluster)), Ok(Some(etcd)), Ok(Some(front_proxy))) => {
-            let found = Cas {
-                cluster,
-                etcd,
-                front_proxy,
-            };
-            match seeded {
-                Some(seeded) if seeded != found && has_data => Err(Error::State {
-                    what: "the seed's CAs".to_owned(),
-                    reason: "they are not those of the cluster on this disk".to_owned(),
-                    remedy: "boot with the seed this cluster was made with, or without CAs in it",
-                }),
-                Some(seeded) if seeded != found => store_cas(config, seeded),
-                _ => Ok(found),
-            }
-        }
-        // Without data nothing depends on what a first start left half-done; and the
-        // owner's own copy is as good as the one that was lost.
-        _ if seeded.is_some() || !has_data => {
-            let cas = match seeded {
-                Some(seeded) => seeded,
-                None => Cas::generate(&config.seed.cluster.name, begin(config, now))?,
-            };
-            store_cas(config, cas)
-        }
-        (cluster, etcd, front_proxy) => {
-            for (name, result) in [
-                ("cluster-ca", cluster),
-                ("etcd-ca", etcd),
-                ("front-proxy-ca", front_proxy),
-            ] {
-                if result?.is_none() {
-                    return Err(Error::State {
-                        what: config.paths.pki(name).display().to_string(),
-                        reason: "the cluster has data but this CA is missing".to_owned(),
-                        remedy: REMEDY,
-                    });
-                }
-            }
-            Err(Error::State {
-                what: "the CAs".to_owned(),
-                reason: "they changed while they were read".to_owned(),
-                remedy: "start clusterd again",
-            })
-        }
-    }
-}
-
-/// When validity begins: never later than the image was made, which a clock that was
-/// never set comes after, too.
-fn begin(config: &Config, now: SystemTime) -> SystemTime {
-    let path = config.paths.image_info();
-    let built = std::fs::read(&path)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<ImageInfo>(&bytes).ok())
-        .and_then(|info| u64::try_from(info.built).ok())
-        .map_or(now, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-    let begin = built.min(now);
-    begin.checked_sub(MARGIN).unwrap_or(UNIX_EPOCH)
-}
-
-fn seeded_cas(seed: &CaSeed) -> Result<Cas, Error> {
-    let authority = |pair: &CaPair, name: &str| {
-        CertificateAuthority::from_pem(&pair.certificate, pair.key.reveal())
-            .map_err(|error| Error::Seed(format!("the seed's CA {name}: {error}")))
-    };
-    Ok(Cas {
-        cluster: authority(&seed.cluster, "cluster")?,
-        etcd: authority(&seed.etcd, "etcd")?,
-        front_proxy: authority(&seed.front_proxy, "front-proxy")?,
-    })
-}
-
-fn load_ca(config: &Config, name: &str) -> Result<Option<CertificateAuthority>, Error> {
+fn pair_on_disk(config: &Config, name: &str) -> Result<KeyCertificate, Error> {
     let path = config.paths.pki(name);
-    let (certificate, key) = (path.with_extension("crt"), path.with_extension("key"));
-    let present = [certificate.exists(), key.exists()];
-    let Some(pair) = read_pair(&certificate, &key)? else {
-        if present.contains(&true) {
-            return Err(Error::State {
-                what: path.display().to_string(),
-                reason: "of certificate and key one is missing".to_owned(),
-                remedy: REMEDY,
-            });
-        }
-        return Ok(None);
-    };
-    CertificateAuthority::from_pem(&pair.certificate_pem, &pair.key_pem)
-        .map(Some)
-        .map_err(|error| Error::State {
+    read_pair(&path.with_extension("crt"), &path.with_extension("key"))?.ok_or_else(|| {
+        Error::State {
             what: path.display().to_string(),
-            reason: error.to_string(),
-            remedy: REMEDY,
-        })
-}
-
-fn store_cas(config: &Config, cas: Cas) -> Result<Cas, Error> {
-    let all = [
-        ("cluster-ca", &cas.cluster),
-        ("etcd-ca", &cas.etcd),
-        ("front-proxy-ca", &cas.front_proxy),
-    ];
-    for (name, ca) in all {
-        let path = config.paths.pki(name);
-        let pair = KeyCertificate {
-            certificate_pem: ca.certificate_pem().to_owned(),
-            key_pem: ca.key_pem().to_owned(),
-        };
-        write_pair(
-            &path.with_extension("crt"),
-            &path.with_extension("key"),
-            &pair,
-        )?;
-    }
-    Ok(cas)
-}
-
-/// The key that signs service-account tokens, and its public half beside it.
-fn open_token_key(config: &Config, has_data: bool) -> Result<(), Error> {
-    let path = config.paths.pki("service-account.key");
-    let public_path = path.with_extension("pub");
-    let kept = keep(&path, has_data, |text| {
-        slipway_access::pki::public_key(text)
-            .map(|_| ())
-            .map_err(|error| error.to_string())
-    })?;
-    let private = match kept {
-        Some(private) => private,
-        None => {
-            let (private, _) = slipway_access::pki::generate_signing_key()?;
-            write(&path, &private)?;
-            private
+            reason: "it vanished".to_owned(),
+            remedy: "restart clusterd",
         }
-    };
-    let public = slipway_access::pki::public_key(&private)?;
-    durable::write_if_changed(&public_path, public.as_bytes(), 0o600)
-        .context(|| format!("write {}", public_path.display()))?;
-    Ok(())
-}
-
-/// The configuration of encryption at rest: secrets are sealed with XSalsa20 and Poly1305
-/// (`secretbox`), whose random nonces never run out, unlike AES-GCM's. There is no plain
-/// text to be read from earlier, so `identity` isn't in it.
-fn open_secrets_key(config: &Config, has_data: bool) -> Result<(), Error> {
-    let path = config.paths.config("encryption.json");
-    let whole = |text: &str| {
-        let value: serde_json::Value =
-            serde_json::from_str(text).map_err(|_| "it is damaged".to_owned())?;
-        let key = value.pointer("/resources/0/providers/0/secretbox/keys/0/secret");
-        match key.and_then(serde_json::Value::as_str) {
-            Some(key) if key.len() == 44 => Ok(()),
-            _ => Err("it holds no key".to_owned()),
-        }
-    };
-    if keep(&path, has_data, whole)?.is_some() {
-        return Ok(());
-    }
-    let mut key = [0_u8; 32];
-    let filled = rustix::rand::getrandom(&mut key[..], rustix::rand::GetRandomFlags::empty())
-        .context(|| "get random bytes".to_owned())?;
-    if filled != key.len() {
-        return Err(std::io::Error::other("too few")).context(|| "get random bytes".to_owned());
-    }
-    let content = serde_json::json!({
-        "apiVersion": "apiserver.config.k8s.io/v1",
-        "kind": "EncryptionConfiguration",
-        "resources": [{
-            "resources": ["secrets"],
-            "providers": [{
-                "secretbox": {"keys": [{
-                    "name": "key1",
-                    "secret": base64::engine::general_purpose::STANDARD.encode(key),
-                }]}
-            }]
-        }]
-    });
-    write(&path, &content.to_string())
-}
-
-/// The text of a file that must be there and whole once there are data; `None` asks for it
-/// to be made.
-fn keep(
-    path: &Path,
-    has_data: bool,
-    whole: impl Fn(&str) -> Result<(), String>,
-) -> Result<Option<String>, Error> {
-    let text = read_if_there(path)?.map(|bytes| String::from_utf8(bytes).unwrap_or_default());
-    let state = match &text {
-        Some(text) => whole(text),
-        None => Err("it is missing".to_owned()),
-    };
-    match state {
-        Ok(()) => Ok(text),
-        Err(_) if !has_data => Ok(None),
-        Err(reason) => Err(Error::State {
-            what: path.display().to_string(),
-            reason,
-            remedy: REMEDY,
-        }),
-    }
+    })
 }
 
 fn read_pair(certificate: &Path, key: &Path) -> Result<Option<KeyCertificate>, Error> {

@@ -3,11 +3,14 @@
 //! Makes the cluster's CAs and certificates, keeps what another version could not read of the
 //! datastore, starts datastore, API server,
 //! controllers, scheduler, kubelet and kube-proxy in the order of their needs,
-//! keeps them running, applies the image's add-ons, and tells how it stands.
+//! keeps them running, applies the image's add-ons, and tells how it stands. On an agent it joins
+//! a cluster and runs kubelet and kube-proxy.
 //! [`server::run`] is the whole walk, step by step.
 
 mod access;
 mod addons;
+mod agent;
+mod balancer;
 mod board;
 mod component;
 mod datastore;
@@ -16,6 +19,7 @@ mod files;
 mod identity;
 mod images;
 mod inventory;
+mod joining;
 mod keeper;
 mod log;
 mod network;
@@ -28,7 +32,9 @@ mod pods;
 mod probe;
 mod process;
 mod server;
+mod signer;
 mod status;
+mod work;
 
 use std::io::Write as _;
 use std::process::ExitCode;

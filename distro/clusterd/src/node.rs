@@ -48,7 +48,14 @@ fn follow_once(config: &Config, access: &Access, board: &Board, boot: &str) -> R
         // The stored status says Ready long after a power cut; only what the kubelet of this
         // boot reported counts.
         let ready = |node: Option<&Value>| node.is_some_and(|node| is_ready(node, boot));
+        // Without a network for its pods a node isn't Ready.
+        let networked = |node: Option<&Value>| {
+            if let Some(Err(error)) = node.map(|node| give_network(config, node)) {
+                info!("{error}");
+            }
+        };
         let node = match client.wait(&path, "the node to be Ready", COUNT_INTERVAL, |node| {
+            networked(node);
             board.facts().stopping || ready(node)
         }) {
             Ok(Some(node)) if ready(Some(&node)) => node,
@@ -62,7 +69,9 @@ fn follow_once(config: &Config, access: &Access, board: &Board, boot: &str) -> R
             }
             Err(error) => return Err(error.into()),
         };
-        settle(config, &client, &path, &node)?;
+        if config.is_server() && node["metadata"]["labels"].get(ROLE).is_none() {
+            client.merge_patch(&path, &json!({"metadata": {"labels": {(ROLE): ""}}}))?;
+        }
         board.update(|facts| {
             facts.trouble.remove("node");
             facts.node_ready = true;
@@ -71,6 +80,7 @@ fn follow_once(config: &Config, access: &Access, board: &Board, boot: &str) -> R
             let pods = running_pods(&client, &config.node_name)?;
             board.update(|facts| facts.pods = pods);
             match client.wait(&path, "the node to change", COUNT_INTERVAL, |node| {
+                networked(node);
                 board.facts().stopping || !ready(node)
             }) {
                 Ok(_) => break,
@@ -94,11 +104,8 @@ fn is_ready(node: &Value, boot: &str) -> bool {
     ready && node["status"]["nodeInfo"]["bootID"] == boot
 }
 
-/// Gives the node its role, and the pods' network the range that the cluster gave the node.
-fn settle(config: &Config, client: &Client, path: &str, node: &Value) -> Result<(), Error> {
-    if node["metadata"]["labels"].get(ROLE).is_none() {
-        client.merge_patch(path, &json!({"metadata": {"labels": {(ROLE): ""}}}))?;
-    }
+/// Gives the pods' network the range that the cluster gave the node.
+fn give_network(config: &Config, node: &Value) -> Result<(), Error> {
     let given = node["spec"]["podCIDR"]
         .as_str()
         .and_then(|range| range.parse::<Cidr>().ok());

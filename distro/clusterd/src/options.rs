@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use slipway_access::pki;
-use slipway_images::seed::Seed;
+use slipway_images::seed::{Role, Seed};
 
 use crate::error::{Context, Error};
 use crate::paths::Paths;
 
 /// Shown by `--help`.
 pub const HELP: &str = "\
-clusterd: runs and supervises a Kubernetes server
+clusterd: runs and supervises a Kubernetes server, or an agent of one
 
     clusterd --root DIR [--seed FILE] [--control-plane-only] [--bin DIR]
     clusterd snapshot --root DIR [--bin DIR]
@@ -53,6 +53,8 @@ pub struct Tuning {
     pub certificate_interval: Duration,
     /// Name of the node instead of the host's.
     pub node_name: Option<String>,
+    /// Its address instead of that of the default route.
+    pub node_address: Option<IpAddr>,
     /// More `key: value` of the kubelet's configuration (JSON object).
     pub kubelet: Option<String>,
     /// More `key: value` of kube-proxy's configuration (JSON object).
@@ -92,6 +94,7 @@ impl Default for Tuning {
             certificate_lifetime: pki::LEAF_LIFETIME,
             certificate_interval: Duration::from_secs(60),
             node_name: None,
+            node_address: None,
             kubelet: None,
             kube_proxy: None,
             containerd: PathBuf::from("/run/containerd/containerd.sock"),
@@ -160,6 +163,9 @@ where
             Long("node-name") => {
                 tuning.node_name = Some(parser.value().map_err(usage)?.string().map_err(usage)?)
             }
+            Long("node-address") => {
+                tuning.node_address = Some(parser.value().map_err(usage)?.parse().map_err(usage)?);
+            }
             Long("kubelet-config") => {
                 tuning.kubelet = Some(parser.value().map_err(usage)?.string().map_err(usage)?)
             }
@@ -219,7 +225,12 @@ impl Config {
         IpAddr::V4(address)
     }
 
-    /// The API's URL on this machine.
+    /// Whether this machine has a control plane.
+    pub fn is_server(&self) -> bool {
+        self.seed.cluster.role == Role::Server
+    }
+
+    /// The API's URL on this machine: its own API server, or the way to a server's.
     pub fn api_url(&self) -> String {
         format!("https://127.0.0.1:{}", self.tuning.ports.api)
     }
@@ -234,20 +245,24 @@ impl Config {
 pub fn node_name() -> Result<String, Error> {
     let uname = rustix::system::uname();
     let name = uname.nodename().to_string_lossy().to_lowercase();
-    let valid = !name.is_empty()
-        && name.len() <= 63
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
-        && !name.starts_with(['-', '.'])
-        && !name.ends_with(['-', '.']);
-    if valid {
+    if is_node_name(&name) {
         Ok(name)
     } else {
         Err(Error::Seed(format!(
             "the host's name {name:?} can't be a node's name; set a hostname of letters, digits and hyphens in the seed"
         )))
     }
+}
+
+/// Whether a node can be called so.
+pub fn is_node_name(name: &str) -> bool {
+    let valid =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    !name.is_empty()
+        && name.len() <= 63
+        && name.bytes().all(valid)
+        && !name.starts_with(['-', '.'])
+        && !name.ends_with(['-', '.'])
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! | `var/lib/clusterd/db.new/` | 0700 | one that is being restored; `db-VERSION-N/`: one put aside |
 //! | `var/lib/clusterd/snapshots/` | 0700 | snapshots of it |
 //! | `var/lib/clusterd/admin.kubeconfig` | 0600 | for the cluster's owner |
+//! | `var/lib/clusterd/agent-token` | 0600 | what agents join with |
 //! | `run/clusterd/` | 0700 | datastore's socket, lock, `status.json` |
 //! | `var/log/clusterd/<component>.log` | | what the components say |
 //! | `etc/cni/net.d/10-slipway.conflist` | 0644 | the pods' network |
@@ -70,6 +71,11 @@ impl Paths {
     /// A certificate authority's or leaf's file: `NAME.crt` or `NAME.key`.
     pub fn pki(&self, file: &str) -> PathBuf {
         self.state.join("pki").join(file)
+    }
+
+    /// The token that agents join with, on a server.
+    pub fn agent_token(&self) -> PathBuf {
+        self.state.join("agent-token")
     }
 
     /// A component's kubeconfig.

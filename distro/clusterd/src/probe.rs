@@ -33,8 +33,8 @@ impl Prober {
     /// Prepares asking. What is wrong with the credentials comes out at the first question.
     pub fn new(probe: &Probe, credentials: &Credentials) -> Self {
         let client = match probe {
-            Probe::Https { port, .. } => Client::new(
-                &format!("https://127.0.0.1:{port}"),
+            Probe::Https { host, port, .. } => Client::new(
+                &format!("https://{}", SocketAddr::new(*host, *port)),
                 &credentials.ca_pem,
                 Some(&credentials.own),
             )

@@ -1,4 +1,4 @@
-//! From the command line to a running server, and down again: the whole walk in [`run`].
+//! From the command line to a running server or agent, and down again: the whole walk in [`run`].
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use slipway_access::api::{ApiError, Client};
 use slipway_images::seed::{Datastore, Role, Seed};
 
 use crate::access::Access;
+use crate::balancer::Balancer;
 use crate::board::{Board, Facts, State};
 use crate::component::{Name, component};
 use crate::error::{Context, Error, read_if_there};
@@ -23,23 +23,22 @@ use crate::notify::Notify;
 use crate::options::{self, Config, Options};
 use crate::paths::Paths;
 use crate::probe::Credentials;
-use crate::{addons, datastore, files, images, node, pods, status};
+use crate::work::{begin_agent_work, begin_server_work, spawn};
+use crate::{agent, datastore, files, joining, node, pods, status};
 
-/// First and longest pause before something that failed is tried again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// How long a killed predecessor's components may take to let go of their ports.
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the main thread waits for.
 #[derive(Debug)]
-enum Event {
+pub enum Event {
     /// SIGTERM or SIGINT.
     Stop,
     /// Addresses or routes changed.
     Network,
 }
 
-/// Runs a server until it is asked to stop.
+/// Runs a server, or an agent of one, until it is asked to stop.
 pub fn run(options: &Options) -> Result<(), Error> {
     let (sender, events) = channel();
     catch_signals(sender.clone())?;
@@ -53,28 +52,60 @@ pub fn run(options: &Options) -> Result<(), Error> {
         config.paths.create_for_node()?;
     }
     check_ports(&config)?;
-    let identity = Identity::open(&config, SystemTime::now())?;
-    identity.refresh(&config, SystemTime::now())?;
+    let Some((identity, balancer)) = open(&mut config, &events)? else {
+        return Ok(());
+    };
     files::write(&config)?;
-    datastore::prepare(&config)?;
 
     let board = Arc::new(Board::new(Name::of(&config)));
     let credentials = credentials(&config, &identity)?;
     let access = Arc::new(Access::new(config.api_url(), credentials.clone()));
+    let kubelets = Arc::new(Access::new(
+        config.api_url(),
+        kubelets_credentials(&config, &identity)?,
+    ));
     let teller = spawn("status", &config, &board, |config, board| {
         status::tell(config, Arc::clone(board), Notify::from_environment());
     })?;
     let mut keepers = start(&config, &credentials, &board)?;
-    begin_work(&config, &access, &board)?;
+    match balancer {
+        None => begin_server_work(&config, &identity, &access, &board)?,
+        Some(balancer) => begin_agent_work(&config, balancer, &access, &board)?,
+    }
+    if !config.control_plane_only {
+        let access = Arc::clone(&kubelets);
+        spawn("node", &config, &board, move |config, board| {
+            node::follow(config, &access, board)
+        })?;
+    }
     watch_network(changes, sender, config.control_plane_only)?;
 
-    tend(&mut config, &identity, &access, &keepers, &board, &events);
+    let accesses = [access.as_ref(), kubelets.as_ref()];
+    tend(&mut config, &identity, accesses, &keepers, &board, &events);
 
     stop(&config, &mut keepers, &board)?;
     if teller.join().is_err() {
         info!("the status thread panicked");
     }
     Ok(())
+}
+
+/// A server's own certificates and datastore, or an agent's from its cluster, with the way
+/// there; `None` when it is asked to stop meanwhile.
+fn open(
+    config: &mut Config,
+    events: &Receiver<Event>,
+) -> Result<Option<(Identity, Option<Arc<Balancer>>)>, Error> {
+    if config.is_server() {
+        let identity = Identity::open(config, SystemTime::now())?;
+        identity.refresh(config, SystemTime::now())?;
+        joining::prepare(config, identity.cluster_ca_pem())?;
+        datastore::prepare(config)?;
+        return Ok(Some((identity, None)));
+    }
+    let balancer = Balancer::start(config)?;
+    let joined = agent::join(config, &balancer, events)?;
+    Ok(joined.map(|identity| (identity, Some(balancer))))
 }
 
 /// Turns signals into events.
@@ -127,33 +158,45 @@ fn read_seed(options: &Options, paths: &Paths) -> Result<Seed, Error> {
     Seed::from_json(&text).map_err(|error| Error::Seed(format!("{}: {error}", path.display())))
 }
 
+/// What this version can be.
+fn check_role(seed: &Seed) -> Result<(), Error> {
+    let cluster = &seed.cluster;
+    if cluster.role == Role::Agent {
+        return Ok(());
+    }
+    if cluster.datastore == Datastore::Etcd && cfg!(target_pointer_width = "32") {
+        return Err(Error::Seed(
+            "etcd doesn't run on 32-bit processors (its authors don't support it): leave `datastore` out for SQLite on this server, or make this machine an agent of a server with 64 bits".to_owned(),
+        ));
+    }
+    // To begin a cluster of its own is the last that a machine which shall join may do.
+    if !cluster.servers.is_empty() {
+        return Err(Error::Seed(
+            "the seed has servers to join as another server, which this version can't; use role: agent, or leave `servers` out to begin a cluster".to_owned(),
+        ));
+    }
+    if cluster.datastore != Datastore::Sqlite {
+        return Err(Error::Seed(
+            "the seed's datastore isn't sqlite, which is the only one that this version runs"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 fn configure(
     options: &Options,
     paths: Paths,
     seed: Seed,
     changes: &Changes,
 ) -> Result<Config, Error> {
-    if seed.cluster.role == Role::Agent {
-        return Err(Error::Seed(
-            "the seed's role is agent, which this version can't run; use role: server".to_owned(),
-        ));
-    }
-    // To begin a cluster of its own is the last that a machine which shall join may do.
-    if !seed.cluster.servers.is_empty() {
-        return Err(Error::Seed(
-            "the seed has servers to join, which this version can't; leave `servers` out to begin a cluster".to_owned(),
-        ));
-    }
-    if seed.cluster.datastore != Datastore::Sqlite {
-        return Err(Error::Seed(
-            "the seed's datastore isn't sqlite, which is the only one that this version runs"
-                .to_owned(),
-        ));
-    }
-    let node_address = if options.control_plane_only {
-        network::own_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
-    } else {
-        network::wait_for_address(changes)?
+    check_role(&seed)?;
+    let node_address = match options.tuning.node_address {
+        Some(address) => address,
+        None if options.control_plane_only => {
+            network::own_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+        }
+        None => network::wait_for_address(changes)?,
     };
     Ok(Config {
         paths,
@@ -175,11 +218,14 @@ fn configure(
 fn check_ports(config: &Config) -> Result<(), Error> {
     let ports = config.tuning.ports;
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let mut all = vec![
-        (Name::ApiServer, config.bind_address(), ports.api),
-        (Name::ControllerManager, loopback, ports.controller_manager),
-        (Name::Scheduler, loopback, ports.scheduler),
-    ];
+    let mut all = Vec::new();
+    if config.is_server() {
+        all.extend([
+            (Name::ApiServer, config.bind_address(), ports.api),
+            (Name::ControllerManager, loopback, ports.controller_manager),
+            (Name::Scheduler, loopback, ports.scheduler),
+        ]);
+    }
     if !config.control_plane_only {
         all.push((
             Name::Kubelet,
@@ -211,23 +257,21 @@ fn check_ports(config: &Config) -> Result<(), Error> {
 
 fn credentials(config: &Config, identity: &Identity) -> Result<Credentials, Error> {
     Ok(Credentials {
-        ca_pem: identity.cluster_ca().certificate_pem().to_owned(),
+        ca_pem: identity.cluster_ca_pem().to_owned(),
         own: identity.own(config)?,
     })
 }
 
-/// Starts a thread with copies of what most of them need.
-fn spawn(
-    name: &str,
-    config: &Config,
-    board: &Arc<Board>,
-    work: impl FnOnce(&Config, &Arc<Board>) + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, Error> {
-    let (config, board) = (config.clone(), Arc::clone(board));
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || work(&config, &board))
-        .context(|| format!("start the thread {name}"))
+/// Who may read the node's object and pods: on an agent the kubelet, and not the agent itself.
+fn kubelets_credentials(config: &Config, identity: &Identity) -> Result<Credentials, Error> {
+    let own = credentials(config, identity)?;
+    if config.is_server() {
+        return Ok(own);
+    }
+    Ok(Credentials {
+        own: identity.kubelet(config)?,
+        ..own
+    })
 }
 
 fn start(
@@ -247,123 +291,6 @@ fn start(
             )
         })
         .collect()
-}
-
-/// Begins what goes on beside the components: readiness, images, add-ons, the node.
-fn begin_work(config: &Config, access: &Arc<Access>, board: &Arc<Board>) -> Result<(), Error> {
-    let for_readiness = Arc::clone(access);
-    spawn("readiness", config, board, move |_, board| {
-        follow_readiness(&for_readiness, board)
-    })?;
-    let for_addons = Arc::clone(access);
-    spawn("add-ons", config, board, move |config, board| {
-        // They take the processor from the API server if they begin before it serves.
-        if !board.wait(Facts::api_serves) {
-            return;
-        }
-        // The images first: a pod whose image isn't there yet waits ten seconds and more
-        // for its next attempt.
-        if !config.control_plane_only {
-            insist(board, "images", || images::import(config));
-        }
-        insist(board, "add-ons", || {
-            let client = for_addons.client()?;
-            addons::apply_own(&client)?;
-            addons::apply(config, &client)
-        });
-        board.update(|facts| facts.addons_applied = true);
-    })?;
-    if !config.control_plane_only {
-        let for_node = Arc::clone(access);
-        spawn("node", config, board, move |config, board| {
-            node::follow(config, &for_node, board)
-        })?;
-    }
-    Ok(())
-}
-
-/// Tries until it works or everything ends, and keeps the reason on the board meanwhile.
-fn insist(board: &Board, what: &'static str, work: impl Fn() -> Result<usize, Error>) {
-    let mut pause = PAUSE.0;
-    let mut said = String::new();
-    loop {
-        match work() {
-            Ok(count) => {
-                info!("{what}: {count} new");
-                board.update(|facts| {
-                    facts.trouble.remove(what);
-                });
-                return;
-            }
-            Err(error) => {
-                let text = error.to_string();
-                if text != said {
-                    info!("{what}: {text}; trying again");
-                    said.clone_from(&text);
-                }
-                board.update(|facts| {
-                    facts.trouble.insert(what, text);
-                });
-            }
-        }
-        if !board.pause(pause) {
-            return;
-        }
-        pause = (pause * 2).min(PAUSE.1);
-    }
-}
-
-/// Follows how far the API has come: its roles, then `/readyz` with everything behind it.
-fn follow_readiness(access: &Access, board: &Board) {
-    // One connection for all questions: each new one costs both sides a handshake while
-    // the API server is at its busiest.
-    let mut kept = None;
-    while board.wait(|facts| facts.api_serves() && !facts.api_ready) {
-        let roles_in_force = board.facts().roles_in_force;
-        let asked = match kept.take() {
-            Some(client) => Ok(client),
-            None => access.client(),
-        }
-        .and_then(|client| {
-            let answer = if roles_in_force {
-                client
-                    .get_text("/readyz", Duration::from_secs(10))
-                    .map(|_| true)
-            } else {
-                roles_hold(&client)
-            };
-            // After an error anew, since certificates may be others by then.
-            kept = answer.is_ok().then_some(client);
-            answer
-        });
-        match asked {
-            Ok(true) if roles_in_force => board.update(|facts| facts.api_ready = true),
-            Ok(true) => board.update(|facts| facts.roles_in_force = true),
-            Ok(false) | Err(_) => {
-                if !board.pause(Duration::from_millis(250)) {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Asks the API's authorizer about one of the last roles to be bound at a first start.
-fn roles_hold(client: &Client) -> Result<bool, ApiError> {
-    let review = serde_json::json!({
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {
-            "user": "system:kube-scheduler",
-            "groups": ["system:authenticated"],
-            "resourceAttributes": {
-                "verb": "list", "group": "storage.k8s.io", "resource": "volumeattachments",
-            },
-        }
-    });
-    let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-    let answer = client.create(path, &review)?;
-    Ok(answer["status"]["allowed"] == true)
 }
 
 /// Turns changes of the network into events; a bare control plane is not concerned.
@@ -396,7 +323,7 @@ fn watch_network(
 fn tend(
     config: &mut Config,
     identity: &Identity,
-    access: &Access,
+    accesses: [&Access; 2],
     keepers: &[Keeper],
     board: &Board,
     events: &Receiver<Event>,
@@ -416,7 +343,7 @@ fn tend(
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        match renew(config, identity, access, keepers, board) {
+        match renew(config, identity, accesses, keepers, board) {
             Ok(()) => board.update(|facts| {
                 facts.trouble.remove("certificates");
             }),
@@ -434,7 +361,7 @@ fn tend(
 fn renew(
     config: &Config,
     identity: &Identity,
-    access: &Access,
+    [access, kubelets]: [&Access; 2],
     keepers: &[Keeper],
     board: &Board,
 ) -> Result<(), Error> {
@@ -442,6 +369,7 @@ fn renew(
     affected.extend(files::write(config)?);
     let credentials = credentials(config, identity)?;
     access.replace(credentials.clone());
+    kubelets.replace(kubelets_credentials(config, identity)?);
     for keeper in keepers {
         let name = keeper.name();
         let component = component(config, name);

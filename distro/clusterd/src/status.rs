@@ -69,11 +69,8 @@ pub fn tell(config: &Config, board: Arc<Board>, notify: Notify) {
         if let Err(error) = written {
             info!("can't write {}: {error}", path.display());
         }
-        if facts
-            .components
-            .values()
-            .all(|line| line.state == State::Stopped)
-        {
+        let stopped = |line: &Line| line.state == State::Stopped;
+        if facts.stopping && facts.components.values().all(stopped) {
             return;
         }
         last.replace(facts);

@@ -1,5 +1,8 @@
 //! What is kept, what is made again, and what is refused.
 
+use std::time::{Duration, UNIX_EPOCH};
+
+use slipway_images::seed::{CaPair, CaSeed};
 use std::path::PathBuf;
 
 use super::*;
@@ -215,7 +218,7 @@ fn the_certificates_follow_the_nodes_address() {
     let affected = identity.refresh(&place.config, now()).unwrap();
     assert_eq!(affected, Affected::from([Name::ApiServer, Name::Kubelet]));
     let text = std::fs::read_to_string(place.pki("apiserver.crt")).unwrap();
-    let info = slipway_access::pki::inspect(&text).unwrap();
+    let info = pki::inspect(&text).unwrap();
     assert!(info.addresses.contains(&place.config.node_address));
     assert!(info.addresses.contains(&"10.43.0.1".parse().unwrap()));
     assert!(
@@ -242,15 +245,15 @@ fn the_seeds_cas_are_taken_but_never_over_a_clusters_own() {
     place.open().unwrap();
     let seeded = Cas::generate("demo", now()).unwrap();
     place.config.seed.cluster.ca = Some(seed_of(&seeded));
-    assert_eq!(place.open().unwrap().cluster_ca(), &seeded.cluster);
+    assert_eq!(place.open().unwrap().cluster_ca(), Some(&seeded.cluster));
     place.with_data();
-    assert_eq!(place.open().unwrap().cluster_ca(), &seeded.cluster);
+    assert_eq!(place.open().unwrap().cluster_ca(), Some(&seeded.cluster));
     // Lost on disk, but the owner has them.
     std::fs::remove_file(place.pki("etcd-ca.crt")).unwrap();
-    assert_eq!(place.open().unwrap().cluster_ca(), &seeded.cluster);
+    assert_eq!(place.open().unwrap().cluster_ca(), Some(&seeded.cluster));
     // The seed without them is fine later; other ones are not.
     place.config.seed.cluster.ca = None;
-    assert_eq!(place.open().unwrap().cluster_ca(), &seeded.cluster);
+    assert_eq!(place.open().unwrap().cluster_ca(), Some(&seeded.cluster));
     place.config.seed.cluster.ca = Some(seed_of(&Cas::generate("other", now()).unwrap()));
     let text = place.open().unwrap_err().to_string();
     assert!(
@@ -273,6 +276,6 @@ fn a_seed_with_mixed_up_cas_is_the_seeds_fault() {
 #[test]
 fn cas_begin_before_the_image_was_made_when_the_clock_is_later() {
     let place = place();
-    let info = place.open().unwrap().cluster_ca().info().unwrap();
-    assert_eq!(info.not_before, now() - MARGIN);
+    let info = place.open().unwrap().cluster_ca().unwrap().info().unwrap();
+    assert_eq!(info.not_before, now() - cas::MARGIN);
 }
