@@ -37,6 +37,8 @@ const GROUPS: [(&str, &[&str]); 4] = [
             "init/src",
             "init/noded/Cargo.toml",
             "init/noded/src",
+            "init/netlink/Cargo.toml",
+            "init/netlink/src",
             "distro/access/Cargo.toml",
             "distro/access/src",
             "distro/clusterd/Cargo.toml",

@@ -12,6 +12,7 @@ use crate::component::Name;
 use crate::error::{Context, Error};
 use crate::identity::Affected;
 use crate::options::Config;
+use crate::{network, overlay};
 
 /// The host's resolvers, which pods with `dnsPolicy: Default` (CoreDNS) get.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -143,8 +144,15 @@ fn kube_proxy(config: &Config) -> Result<Value, Error> {
     with_more(content, config.tuning.kube_proxy.as_deref())
 }
 
-/// A network configuration list (CNI 1.0.0): a bridge on this node, nftables only.
+/// A network configuration list (CNI 1.0.0): a bridge on this node, whose packets have room
+/// for what the overlay puts around them.
 fn pod_network(config: &Config, range: Cidr) -> Value {
+    let mtu = match config.node_address {
+        std::net::IpAddr::V4(address) => network::mtu(address).ok(),
+        std::net::IpAddr::V6(_) => None,
+    };
+    // 0 is the kernel's own choice.
+    let mtu = mtu.map_or(0, |mtu| mtu.saturating_sub(overlay::OVERHEAD));
     let everywhere = if range.address().is_ipv4() {
         "0.0.0.0/0"
     } else {
@@ -159,8 +167,9 @@ fn pod_network(config: &Config, range: Cidr) -> Value {
                 "bridge": "cni0",
                 "isGateway": true,
                 "hairpinMode": true,
-                "ipMasq": true,
-                "ipMasqBackend": "nftables",
+                // The overlay does, and leaves the way to other nodes' pods alone.
+                "ipMasq": false,
+                "mtu": mtu,
                 "ipam": {
                     "type": "host-local",
                     "dataDir": config.paths.cni_addresses(),

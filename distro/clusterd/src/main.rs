@@ -27,6 +27,7 @@ mod node;
 mod notify;
 mod options;
 mod output;
+mod overlay;
 mod paths;
 mod pods;
 mod probe;

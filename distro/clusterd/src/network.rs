@@ -8,8 +8,18 @@ use rustix::fd::OwnedFd;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 
+use slipway_netlink::{DUMP, Requests, attributes, u32_at};
+
 use crate::error::{Context, Error};
 use crate::log::info;
+
+// linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h.
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const IFLA_MTU: u16 = 4;
+const IFA_LOCAL: u16 = 2;
 
 /// `RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE` (linux/rtnetlink.h).
 const GROUPS: u32 = 0x10 | 0x40;
@@ -23,6 +33,38 @@ pub fn own_address() -> Option<IpAddr> {
     socket.connect(SOMEWHERE).ok()?;
     let address = socket.local_addr().ok()?.ip();
     (!address.is_unspecified() && !address.is_loopback()).then_some(address)
+}
+
+/// Bytes of the largest packet on the link that has this address.
+pub fn mtu(address: Ipv4Addr) -> Result<u32, Error> {
+    let action = || format!("find the link with the address {address}");
+    let mut requests = Requests::open().context(action)?;
+    // struct ifaddrmsg: family, prefix length, flags, scope, index.
+    let question = requests.begin(RTM_GETADDR, DUMP, &[2, 0, 0, 0, 0, 0, 0, 0]);
+    let mut index = None;
+    requests
+        .list(question, RTM_NEWADDR, |body| {
+            let local =
+                |(kind, value): &(u16, &[u8])| *kind == IFA_LOCAL && *value == address.octets();
+            if attributes(body, 8).iter().any(local) {
+                index = u32_at(body, 4);
+            }
+        })
+        .context(action)?;
+    // struct ifinfomsg: family, type, index, flags, change.
+    let question = requests.begin(RTM_GETLINK, DUMP, &[0; 16]);
+    let mut mtu = None;
+    requests
+        .list(question, RTM_NEWLINK, |body| {
+            if index.is_some() && u32_at(body, 4) == index {
+                let all = attributes(body, 16);
+                let found = all.iter().find(|(kind, _)| *kind == IFLA_MTU);
+                mtu = found.and_then(|(_, value)| u32_at(value, 0));
+            }
+        })
+        .context(action)?;
+    mtu.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
+        .context(action)
 }
 
 /// Says when addresses or routes change.

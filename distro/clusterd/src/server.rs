@@ -24,7 +24,7 @@ use crate::options::{self, Config, Options};
 use crate::paths::Paths;
 use crate::probe::Credentials;
 use crate::work::{begin_agent_work, begin_server_work, spawn};
-use crate::{agent, datastore, files, joining, node, pods, status};
+use crate::{agent, datastore, files, joining, node, overlay, pods, status};
 
 /// How long a killed predecessor's components may take to let go of their ports.
 const PORT_PATIENCE: Duration = Duration::from_secs(3);
@@ -73,9 +73,13 @@ pub fn run(options: &Options) -> Result<(), Error> {
         Some(balancer) => begin_agent_work(&config, balancer, &access, &board)?,
     }
     if !config.control_plane_only {
-        let access = Arc::clone(&kubelets);
+        let for_node = Arc::clone(&kubelets);
         spawn("node", &config, &board, move |config, board| {
-            node::follow(config, &access, board)
+            node::follow(config, &for_node, board)
+        })?;
+        let for_overlay = Arc::clone(&access);
+        spawn("overlay", &config, &board, move |config, board| {
+            overlay::follow(config, &for_overlay, board)
         })?;
     }
     watch_network(changes, sender, config.control_plane_only)?;

@@ -9,7 +9,6 @@
 
 pub mod dhcp;
 pub mod dhcp6;
-pub mod netlink;
 pub mod resolv;
 pub mod rtnl;
 mod set_up;

@@ -5,20 +5,21 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::netlink::{self, Builder, attributes, messages, u16_at, u32_at};
+use slipway_netlink::{
+    self as netlink, ACK, Builder, CREATE, DUMP, EXCLUSIVE, REPLACE, Requests, attributes,
+    messages, nested, text, u16_at, u32_at,
+};
 
 /// Groups of events: RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR,
 /// RTNLGRP_IPV6_IFINFO, RTNLGRP_ND_USEROPT.
 const GROUPS: [u32; 5] = [1, 5, 9, 12, 20];
 
-// Types of messages (linux/netlink.h, linux/rtnetlink.h).
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+// Types of messages (linux/rtnetlink.h).
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
@@ -28,14 +29,6 @@ const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 /// An option of a router advertisement.
 const RTM_NEWNDUSEROPT: u16 = 68;
-
-// Flags of requests.
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const REPLACE: u16 = 0x100;
-const DUMP: u16 = 0x300;
-const EXCLUSIVE: u16 = 0x200;
-const CREATE: u16 = 0x400;
 
 // Attributes (linux/if_link.h, linux/if_addr.h, linux/rtnetlink.h).
 const IFLA_ADDRESS: u16 = 1;
@@ -136,10 +129,7 @@ pub enum Event {
 }
 
 /// A socket for requests.
-pub struct Rtnl {
-    socket: Socket,
-    sequence: u32,
-}
+pub struct Rtnl(Requests);
 
 impl Rtnl {
     /// Opens a socket.
@@ -147,34 +137,7 @@ impl Rtnl {
     /// # Errors
     /// Those of socket(2).
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        // The kernel answers at once; never hang on it all the same.
-        let fd = crate::sys::borrow(socket.as_raw_fd());
-        setsockopt(&fd, ReceiveTimeout, &TimeVal::seconds(5))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
-    }
-
-    fn begin(&mut self, kind: u16, flags: u16, fixed: &[u8]) -> Builder {
-        self.sequence += 1;
-        Builder::new(kind, REQUEST | flags, self.sequence, fixed)
-    }
-
-    /// Sends a change and waits for the kernel's verdict.
-    fn change(&mut self, message: Builder) -> io::Result<()> {
-        self.socket.send(&message.finish(), 0)?;
-        loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
-            for message in messages(&bytes) {
-                if message.sequence == self.sequence && message.kind == NLMSG_ERROR {
-                    return verdict(message.body);
-                }
-            }
-        }
+        Requests::open().map(Self)
     }
 
     /// All links.
@@ -182,20 +145,11 @@ impl Rtnl {
     /// # Errors
     /// Those of the kernel.
     pub fn links(&mut self) -> io::Result<Vec<Link>> {
-        let request = self.begin(RTM_GETLINK, DUMP, &[0; IFINFO]);
-        self.socket.send(&request.finish(), 0)?;
+        let request = self.0.begin(RTM_GETLINK, DUMP, &[0; IFINFO]);
         let mut links = Vec::new();
-        loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
-            for message in messages(&bytes) {
-                match message.kind {
-                    NLMSG_DONE => return Ok(links),
-                    NLMSG_ERROR => verdict(message.body)?,
-                    RTM_NEWLINK => links.extend(link_of(message.body)),
-                    _ => {}
-                }
-            }
-        }
+        self.0
+            .list(request, RTM_NEWLINK, |body| links.extend(link_of(body)))?;
+        Ok(links)
     }
 
     /// Sets a link up.
@@ -217,13 +171,13 @@ impl Rtnl {
     fn set_flags(&mut self, index: u32, up: u32) -> io::Result<()> {
         let mask = (libc::IFF_UP as u32).to_ne_bytes();
         let fixed = [[0; 4], index.to_ne_bytes(), up.to_ne_bytes(), mask];
-        let message = self.begin(RTM_SETLINK, ACK, fixed.as_flattened());
-        self.change(message)
+        let message = self.0.begin(RTM_SETLINK, ACK, fixed.as_flattened());
+        self.0.change(message)
     }
 
     fn set_link(&mut self, index: u32) -> Builder {
         let fixed = [&[0; 4], index.to_ne_bytes().as_slice(), &[0; 8]].concat();
-        self.begin(RTM_SETLINK, ACK, &fixed)
+        self.0.begin(RTM_SETLINK, ACK, &fixed)
     }
 
     /// Sets a link's MTU in bytes.
@@ -232,7 +186,7 @@ impl Rtnl {
     /// EINVAL for what the device cannot do.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> io::Result<()> {
         let message = self.set_link(index).number(IFLA_MTU, mtu);
-        self.change(message)
+        self.0.change(message)
     }
 
     /// Gives a link that is down another name.
@@ -241,7 +195,7 @@ impl Rtnl {
     /// EEXIST if another link has it, EBUSY if the link is up.
     pub fn set_name(&mut self, index: u32, name: &str) -> io::Result<()> {
         let message = self.set_link(index).attribute(IFLA_IFNAME, &text(name));
-        self.change(message)
+        self.0.change(message)
     }
 
     /// Gives a link another hardware address.
@@ -250,7 +204,7 @@ impl Rtnl {
     /// EOPNOTSUPP and EBUSY for what the device can't do, or not while it is up.
     pub fn set_mac(&mut self, index: u32, mac: [u8; 6]) -> io::Result<()> {
         let message = self.set_link(index).attribute(IFLA_ADDRESS, &mac);
-        self.change(message)
+        self.0.change(message)
     }
 
     /// Makes a link part of a bond or bridge.
@@ -259,7 +213,7 @@ impl Rtnl {
     /// Those of the kernel.
     pub fn set_master(&mut self, index: u32, master: u32) -> io::Result<()> {
         let message = self.set_link(index).number(IFLA_MASTER, master);
-        self.change(message)
+        self.0.change(message)
     }
 
     /// Makes a link that is no device.
@@ -269,6 +223,7 @@ impl Rtnl {
     pub fn add_link(&mut self, name: &str, made: Made) -> io::Result<()> {
         let kind = |kind: &str| nested(&[(IFLA_INFO_KIND, kind.as_bytes())]);
         let message = self
+            .0
             .begin(RTM_NEWLINK, ACK | CREATE | EXCLUSIVE, &[0; IFINFO])
             .attribute(IFLA_IFNAME, &text(name));
         let message = match made {
@@ -282,7 +237,7 @@ impl Rtnl {
                     .attribute(IFLA_LINKINFO, &info)
             }
         };
-        self.change(message)
+        self.0.change(message)
     }
 
     /// Puts an address on a link, or renews it. With a lifetime the kernel takes it away
@@ -313,6 +268,7 @@ impl Rtnl {
     ) -> io::Result<()> {
         let fixed = address_header(index, address, prefix);
         let mut message = self
+            .0
             .begin(RTM_NEWADDR, ACK | CREATE | REPLACE, &fixed)
             .address(IFA_LOCAL, address)
             .address(IFA_ADDRESS, address);
@@ -330,7 +286,7 @@ impl Rtnl {
             let info = [seconds(preferred), seconds(valid), [0; 4], [0; 4]];
             message = message.attribute(IFA_CACHEINFO, info.as_flattened());
         }
-        self.change(message)
+        self.0.change(message)
     }
 
     /// Takes an address away; its routes go with it.
@@ -340,9 +296,10 @@ impl Rtnl {
     pub fn remove_address(&mut self, index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
         let fixed = address_header(index, address, prefix);
         let message = self
+            .0
             .begin(RTM_DELADDR, ACK, &fixed)
             .address(IFA_LOCAL, address);
-        self.change(message)
+        self.0.change(message)
     }
 
     /// Adds a route, or replaces one of the same destination and metric. Without a gateway
@@ -370,7 +327,7 @@ impl Rtnl {
             RTN_UNICAST,
         ];
         fixed.extend_from_slice(&[0; 4]);
-        let mut message = self.begin(RTM_NEWROUTE, ACK | CREATE | REPLACE, &fixed);
+        let mut message = self.0.begin(RTM_NEWROUTE, ACK | CREATE | REPLACE, &fixed);
         if prefix > 0 {
             message = message.address(RTA_DST, destination);
         }
@@ -378,30 +335,7 @@ impl Rtnl {
             message = message.address(RTA_GATEWAY, gateway);
         }
         let message = message.number(RTA_OIF, index).number(RTA_PRIORITY, metric);
-        self.change(message)
-    }
-}
-
-/// A text as the kernel wants it: with NUL.
-fn text(text: &str) -> Vec<u8> {
-    [text.as_bytes(), &[0]].concat()
-}
-
-/// Attributes inside of an attribute.
-fn nested(attributes: &[(u16, &[u8])]) -> Vec<u8> {
-    let empty = Builder::new(0, 0, 0, &[]);
-    let all = attributes
-        .iter()
-        .fold(empty, |all, (kind, value)| all.attribute(*kind, value));
-    all.finish().split_off(netlink::HEADER)
-}
-
-/// What NLMSG_ERROR says: 0 for done, or a negative errno.
-fn verdict(body: &[u8]) -> io::Result<()> {
-    match u32_at(body, 0).map(u32::cast_signed) {
-        Some(0) => Ok(()),
-        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
-        None => Err(io::Error::other("the kernel's answer is cut off")),
+        self.0.change(message)
     }
 }
 

@@ -128,6 +128,22 @@ pub fn address(value: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(value).ok().map(IpAddr::from)
 }
 
+/// A text as the kernel wants it: with NUL.
+#[must_use]
+pub fn text(text: &str) -> Vec<u8> {
+    [text.as_bytes(), &[0]].concat()
+}
+
+/// Attributes inside of an attribute.
+#[must_use]
+pub fn nested(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    let empty = Builder::new(0, 0, 0, &[]);
+    let all = attributes
+        .iter()
+        .fold(empty, |all, (kind, value)| all.attribute(*kind, value));
+    all.finish().split_off(HEADER)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
