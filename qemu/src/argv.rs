@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use crate::accel::Accelerator;
 use crate::machine::{Arch, Boot, Cache, Disk, DiskFormat, Forward, Machine, OnReboot, Protocol};
+use crate::raspi;
 use crate::tpm;
 
 /// The control socket, relative to QEMU's working directory.
@@ -30,12 +31,17 @@ pub fn argv(machine: &Machine) -> Vec<OsString> {
     argv.option("-rtc", "base=utc,clock=host");
     boot(&mut argv, &machine.boot);
     for (index, disk) in machine.disks.iter().enumerate() {
-        attach(&mut argv, index, disk);
+        attach(&mut argv, machine, index, disk);
     }
     if let Some(forwards) = &machine.network {
         network(&mut argv, machine, forwards);
     }
-    argv.option("-device", "virtio-rng-pci");
+    if machine.is_raspi() {
+        // Its key `power` is the only button that it can have.
+        argv.option("-device", "usb-kbd");
+    } else {
+        argv.option("-device", "virtio-rng-pci");
+    }
     for file in &machine.fw_cfg {
         argv.option(
             "-fw_cfg",
@@ -89,6 +95,7 @@ fn board(argv: &mut Argv, machine: &Machine) {
     argv.option(
         "-machine",
         match machine.arch {
+            _ if machine.is_raspi() => raspi::MACHINE,
             Arch::X86_64 if is_secure(machine) => "q35,smm=on",
             Arch::X86_64 => "q35",
             Arch::Aarch64 => "virt",
@@ -106,6 +113,9 @@ fn board(argv: &mut Argv, machine: &Machine) {
             Accelerator::Tcg => "tcg,thread=multi,tb-size=1024",
         },
     );
+    if machine.is_raspi() {
+        return;
+    }
     argv.option(
         "-cpu",
         match (machine.accelerator, machine.arch) {
@@ -153,11 +163,18 @@ fn boot(argv: &mut Argv, boot: &Boot) {
             argv.option("-append", cmdline);
         }
         Boot::UBoot { code } => argv.option("-bios", code.as_os_str()),
+        Boot::RaspberryPi4 {
+            u_boot,
+            device_tree,
+        } => {
+            argv.option("-kernel", u_boot.as_os_str());
+            argv.option("-dtb", device_tree.as_os_str());
+        }
         Boot::Builtin => {}
     }
 }
 
-fn attach(argv: &mut Argv, index: usize, disk: &Disk) {
+fn attach(argv: &mut Argv, machine: &Machine, index: usize, disk: &Disk) {
     let format = match disk.format {
         DiskFormat::Raw => "raw",
         DiskFormat::Qcow2 => "qcow2",
@@ -166,18 +183,26 @@ fn attach(argv: &mut Argv, index: usize, disk: &Disk) {
         Cache::Writeback => "writeback",
         Cache::Unsafe => "unsafe",
     };
+    let place = match machine.is_raspi() && index == 0 {
+        true => "if=sd".to_owned(),
+        false => format!("if=none,id=disk{index}"),
+    };
     let mut drive = Options::new(format!(
-        "if=none,id=disk{index},format={format},cache={cache},discard=unmap,detect-zeroes=unmap"
+        "{place},format={format},cache={cache},discard=unmap,detect-zeroes=unmap"
     ))
     .value("file", &disk.path);
     if disk.read_only {
         drive = drive.and("readonly=on");
     }
     argv.option("-drive", drive);
-    argv.option(
-        "-device",
-        format!("virtio-blk-pci,drive=disk{index},bootindex={}", index + 1),
-    );
+    match (machine.is_raspi(), index) {
+        (true, 0) => {}
+        (true, _) => argv.option("-device", format!("usb-storage,drive=disk{index}")),
+        (false, _) => argv.option(
+            "-device",
+            format!("virtio-blk-pci,drive=disk{index},bootindex={}", index + 1),
+        ),
+    }
 }
 
 fn network(argv: &mut Argv, machine: &Machine, forwards: &[Forward]) {
@@ -193,14 +218,13 @@ fn network(argv: &mut Argv, machine: &Machine, forwards: &[Forward]) {
         ));
     }
     argv.option("-netdev", netdev);
-    // Without romfile= the firmware would try to boot from the network.
-    argv.option(
-        "-device",
-        format!(
-            "virtio-net-pci,netdev=net0,mac={},romfile=",
-            machine.name.mac()
-        ),
-    );
+    let mac = machine.name.mac();
+    let device = match machine.is_raspi() {
+        true => format!("usb-net,netdev=net0,mac={mac}"),
+        // Without romfile= the firmware would try to boot from the network.
+        false => format!("virtio-net-pci,netdev=net0,mac={mac},romfile="),
+    };
+    argv.option("-device", device);
 }
 
 struct Argv(Vec<OsString>);

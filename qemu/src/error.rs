@@ -20,6 +20,19 @@ pub enum Error {
         /// The Debian packages that bring it.
         packages: &'static str,
     },
+    /// The emulator lacks a machine that newer ones have.
+    #[error(
+        "QEMU {}.{} can't emulate `{machine}`: that takes {}.{} or newer",
+        .version.0, .version.1, .needed.0, .needed.1
+    )]
+    EmulatorTooOld {
+        /// The machine type.
+        machine: &'static str,
+        /// What is installed.
+        version: (u32, u32),
+        /// What has it.
+        needed: (u32, u32),
+    },
     /// No firmware among the places that were looked at.
     #[error("no firmware for {arch} machines found")]
     FirmwareMissing {
@@ -120,6 +133,9 @@ impl Error {
         Some(match self {
             Self::ProgramMissing { packages, .. } => {
                 format!("install it: sudo apt-get install {packages}")
+            }
+            Self::EmulatorTooOld { .. } => {
+                "install a newer one (Debian 12: from bookworm-backports), or emulate another machine: --machine virt".to_owned()
             }
             Self::FirmwareMissing { searched, .. } => format!(
                 "install it: sudo apt-get install ovmf (looked in {})",

@@ -19,10 +19,12 @@ use crate::console::{self, Follow, Lines};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::firmware::{Firmware, find_u_boot};
+use crate::host;
 use crate::machine::{
     Arch, Boot, Cache, Disk, DiskFormat, DiskSize, Forward, FwCfg, Machine, Mebibytes, OnReboot,
 };
 use crate::ports;
+use crate::raspi;
 use crate::snapshot::Snapshot;
 use crate::vm::Vm;
 
@@ -64,6 +66,8 @@ pub struct Setup {
     pub bios: bool,
     /// Boots by U-Boot instead of UEFI.
     pub u_boot: bool,
+    /// Boots a Raspberry Pi 4's U-Boot with this device tree, on QEMU's machine for it.
+    pub raspi: Option<(PathBuf, PathBuf)>,
     /// Boots this kernel directly instead of the image's loader.
     pub kernel: Option<(PathBuf, Option<PathBuf>, String)>,
     /// A hardware watchdog.
@@ -95,6 +99,7 @@ impl Setup {
             vars: None,
             bios: false,
             u_boot: false,
+            raspi: None,
             kernel: None,
             watchdog: true,
             tpm: false,
@@ -133,6 +138,12 @@ impl Node {
                 kernel,
                 initrd,
                 cmdline,
+            }
+        } else if let Some((u_boot, device_tree)) = setup.raspi {
+            raspi::check(&host::emulator(arch)?)?;
+            Boot::RaspberryPi4 {
+                u_boot,
+                device_tree,
             }
         } else if setup.bios {
             Boot::Builtin

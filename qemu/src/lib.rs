@@ -22,6 +22,7 @@ pub mod machine;
 pub mod ports;
 pub mod process;
 pub mod qmp;
+pub mod raspi;
 pub mod snapshot;
 pub mod state;
 pub mod tpm;

@@ -80,6 +80,13 @@ pub enum Boot {
         /// The program, read-only, shared by all machines.
         code: PathBuf,
     },
+    /// A Raspberry Pi 4's U-Boot, on QEMU's machine for it ([`raspi`](crate::raspi)).
+    RaspberryPi4 {
+        /// The image's U-Boot.
+        u_boot: PathBuf,
+        /// The device tree, changed for QEMU.
+        device_tree: PathBuf,
+    },
     /// QEMU loads the kernel itself: quicker, for tests of `init`.
     Kernel {
         /// A bzImage or Image.
@@ -399,6 +406,11 @@ impl Machine {
             incoming: false,
             debug_exit: false,
         }
+    }
+
+    /// Whether it is QEMU's `raspi4b`, which has no PCI: its disk is a card, the rest on USB.
+    pub fn is_raspi(&self) -> bool {
+        matches!(self.boot, Boot::RaspberryPi4 { .. })
     }
 
     /// The host's side of the TCP forward to a port of the guest.

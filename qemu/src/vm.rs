@@ -19,6 +19,7 @@ use crate::host;
 use crate::machine::Machine;
 use crate::process::{Handle, ProcessId};
 use crate::qmp::Qmp;
+use crate::raspi;
 use crate::state::VmName;
 use crate::tpm::Tpm;
 
@@ -200,12 +201,21 @@ impl Vm {
             .ok_or_else(|| Error::Protocol(format!("no status in {answer}")))
     }
 
-    /// Presses the power button (ACPI). The guest decides.
+    /// Presses the power button (ACPI, a GPIO line, or the key of a keyboard). The guest decides.
     ///
     /// # Errors
     /// As [`Qmp::execute`].
     pub fn press_power_button(&self) -> Result<()> {
-        self.qmp()?.execute("system_powerdown", json!({})).map(drop)
+        let mut qmp = self.qmp()?;
+        let kind = json!({ "path": "/machine", "property": "type" });
+        let pressed = match qmp.execute("qom-get", kind)?.as_str() {
+            Some(raspi::QOM_TYPE) => {
+                let keys = json!({ "keys": [{ "type": "qcode", "data": "power" }] });
+                qmp.execute("send-key", keys)
+            }
+            _ => qmp.execute("system_powerdown", json!({})),
+        };
+        pressed.map(drop)
     }
 
     /// Waits until QEMU has ended; `false` if it lives after `timeout`.

@@ -10,6 +10,7 @@ use slipway_qemu::argv::argv;
 use slipway_qemu::machine::{
     Arch, Boot, Cache, Disk, DiskFormat, FwCfg, Machine, Mebibytes, OnReboot,
 };
+use slipway_qemu::raspi;
 
 fn check(name: &str, machine: &Machine) {
     let mut shown = format!("{}\n", machine.arch.program());
@@ -103,6 +104,28 @@ fn direct_kernel_boot_that_ends_on_panic() {
     machine.incoming = true;
     machine.tpm = true;
     check("x86_64-kernel", &machine);
+}
+
+/// What `slipway run pi4` starts.
+#[test]
+fn a_raspberry_pi() {
+    let mut machine = node();
+    machine.arch = Arch::Aarch64;
+    machine.boot = Boot::RaspberryPi4 {
+        u_boot: "u-boot.bin".into(),
+        device_tree: "raspi4b.dtb".into(),
+    };
+    machine.cpus = NonZeroU16::new(raspi::CPUS).unwrap();
+    machine.memory = raspi::MEMORY;
+    machine.fw_cfg.clear();
+    machine.watchdog = false;
+    machine.disks.push(Disk {
+        path: "stick.img".into(),
+        format: DiskFormat::Raw,
+        cache: Cache::Unsafe,
+        read_only: true,
+    });
+    check("aarch64-raspi4b", &machine);
 }
 
 /// A comma in a path must not begin another option.

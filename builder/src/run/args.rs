@@ -45,6 +45,10 @@ pub struct RunArgs {
     /// Give the machine a TPM 2.0 (swtpm), in which a new one keeps the key of its data.
     #[arg(long)]
     pub tpm: bool,
+    /// QEMU's machine for a Raspberry Pi 4's image [default: raspi4b where QEMU has it (10.0 or
+    /// newer), else virt; or as before].
+    #[arg(long, value_name = "TYPE")]
+    pub machine: Option<MachineType>,
     /// Leave the machine running in the background.
     #[arg(long)]
     pub detach: bool,
@@ -104,6 +108,17 @@ impl std::str::FromStr for Until {
             .map(|seconds| Self::After(Duration::from_secs(seconds)))
             .map_err(|_| format!("`{text}` is neither `ready` nor a number of seconds"))
     }
+}
+
+/// What QEMU emulates for an image that is for a board.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MachineType {
+    /// A machine of QEMU's own: any number of processors, any memory, virtio.
+    Virt,
+    /// A Raspberry Pi 4 with 4 processors and 2 GiB: its SD card, its serial port; network on
+    /// USB.
+    #[value(name = "raspi4b")]
+    Raspi4b,
 }
 
 /// When to lose the old disk.

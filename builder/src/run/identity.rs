@@ -35,10 +35,15 @@ pub const CREDENTIAL_FILE: &str = "node.pem";
 pub fn provide_volume(dir: &VmDir) -> Result<()> {
     let path = dir.file(SEED_FILE);
     let seed = fs::read(&path).at("reading", &path)?;
-    let meta = format!("instance-id: {}\n", dir.name());
-    let files = [("meta-data", meta.as_bytes()), ("user-data", &seed)];
+    let meta = meta_data(dir);
+    let files = [("meta-data", &meta[..]), ("user-data", &seed)];
     let image = iso9660::image(VOLUME_LABEL, files)?;
     Ok(write_private(&dir.file(SEED_VOLUME), &image)?)
+}
+
+/// What goes with the seed.
+pub fn meta_data(dir: &VmDir) -> Vec<u8> {
+    format!("instance-id: {}\n", dir.name()).into_bytes()
 }
 
 /// CAs are valid from this long before they were made: a node whose clock

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use slipway_images::info::Loader;
@@ -177,6 +177,31 @@ pub fn provide_base(image: &Path, dir: &VmDir, progress: &Progress) -> Result<Pa
     }
 }
 
+/// Where the file is that a machine's disk rests on if it has one of its own.
+pub fn base(dir: &VmDir) -> PathBuf {
+    dir.file(BASE)
+}
+
+/// Makes `base`, which the machine's disk is to rest on, a file that nothing else shares.
+///
+/// # Errors
+/// [`Kind::Io`].
+pub fn own_base(base: &Path, dir: &VmDir, progress: &Progress) -> Result<PathBuf> {
+    let own = dir.file(BASE);
+    let mut input = File::open(base).at("opening", base)?;
+    let metadata = input.metadata().at("reading", base)?;
+    if base == own && metadata.nlink() == 1 {
+        return Ok(own);
+    }
+    let _task = progress.task("copying the image", None);
+    place(&mut input, &own, progress).map_err(|e| match e {
+        Copy::Read(e) => Error::io("reading", base, &e),
+        Copy::Write(e) => Error::io("writing", &own, &e),
+        Copy::Stopped(e) => e,
+    })?;
+    Ok(own)
+}
+
 /// Whether the machine's disk rests on a file of its own.
 pub fn has_base(dir: &VmDir) -> bool {
     dir.file(BASE).exists()
@@ -193,20 +218,29 @@ fn unpack(image: &Path, base: &Path, progress: &Progress) -> Result<()> {
     let mut input = zstd::Decoder::new(counted).at("reading", image)?;
     // Where the packer used a long window, as `slipway build` does.
     input.window_log_max(31).at("reading", image)?;
-    let aside = base.with_extension("new");
+    place(&mut input, base, progress).map_err(|e| match e {
+        Copy::Read(e) => cannot_unpack(image, &e),
+        Copy::Write(e) => Error::io("writing", base, &e),
+        Copy::Stopped(e) => e,
+    })
+}
+
+/// Copies into a file that is there whole or not at all.
+fn place(
+    input: &mut impl Read,
+    target: &Path,
+    progress: &Progress,
+) -> std::result::Result<(), Copy> {
+    let aside = target.with_extension("new");
     let mut output = fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(&aside)
-        .at("creating", &aside)?;
-    copy_sparse(&mut input, &mut output, || progress.check()).map_err(|e| match e {
-        Copy::Read(e) => cannot_unpack(image, &e),
-        Copy::Write(e) => Error::io("writing", &aside, &e),
-        Copy::Stopped(e) => e,
-    })?;
-    fs::rename(&aside, base).at("renaming into", base)
+        .map_err(Copy::Write)?;
+    copy_sparse(input, &mut output, || progress.check())?;
+    fs::rename(&aside, target).map_err(Copy::Write)
 }
 
 enum Copy {
@@ -264,8 +298,6 @@ impl<R: Read, F: FnMut(u64)> Read for Counted<R, F> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
     use slipway_qemu::StateDir;
 
     use super::*;

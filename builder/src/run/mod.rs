@@ -12,6 +12,7 @@ pub mod identity;
 pub mod image;
 pub mod kubectl;
 pub mod manage;
+pub mod raspi;
 pub mod ready;
 pub mod start;
 pub mod watch;
@@ -50,6 +51,7 @@ impl From<slipway_qemu::Error> for Error {
         use slipway_qemu::Error as E;
         let kind = match &error {
             E::ProgramMissing { .. }
+            | E::EmulatorTooOld { .. }
             | E::FirmwareMissing { .. }
             | E::PortInUse { .. }
             | E::Memory(_)

@@ -20,7 +20,7 @@ use slipway_qemu::{Firmware, Vm, VmDir, VmName, accel, host, ports};
 
 use super::args::{Fresh, RunArgs, Started, Until};
 use super::image::Target;
-use super::{Context, identity, image, watch};
+use super::{Context, identity, image, raspi, watch};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
 
@@ -49,6 +49,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
     let by_volume = target.loader == Loader::UBoot;
     let mut record = provide_disk(args, &wanted, target.arch, &dir, &lock, progress)?;
     let before = &record.machine;
+    raspi::refuse_other(args, before, &dir)?;
     let mut machine = describe(args, context, &dir, before, target.loader, progress)?;
     if let Some(url) = &wanted.seed {
         if by_volume {
@@ -65,7 +66,12 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
         .ok_or_else(|| Error::new(Kind::Bug, "the API's port was not forwarded"))?;
     if machine.serial.is_none() {
         identity::provide(&dir, api, machine.tpm)?;
-        if by_volume {
+        if machine.is_raspi() {
+            // Once: from then on what lies over it is the machine's.
+            if dir.record()?.is_none() {
+                raspi::embed_seed(&dir)?;
+            }
+        } else if by_volume {
             identity::provide_volume(&dir)?;
             machine.disks.push(Disk {
                 path: identity::SEED_VOLUME.into(),
@@ -164,7 +170,7 @@ fn target_of(wanted: &Wanted, dir: &VmDir) -> Result<Target> {
     Ok(Target {
         arch: machine.map_or(Arch::X86_64, |machine| machine.arch),
         loader: match machine.map(|machine| &machine.boot) {
-            Some(Boot::UBoot { .. }) => Loader::UBoot,
+            Some(Boot::UBoot { .. } | Boot::RaspberryPi4 { .. }) => Loader::UBoot,
             _ => Loader::SystemdBoot,
         },
     })
@@ -239,13 +245,6 @@ fn provide_disk(
         .ok_or_else(|| Error::new(Kind::Bug, "a new machine without an image"))?;
     dir.create()?;
     let identity = Identity::of(image)?;
-    let base = image::provide_base(image, dir, progress)?;
-    disk::create_overlay(
-        &base,
-        DiskFormat::Raw,
-        &dir.overlay(),
-        args.disk_size.unwrap_or(DISK_DEFAULT),
-    )?;
     let now = seconds(SystemTime::now());
     let mut machine = Machine::new(
         dir.name().clone(),
@@ -255,6 +254,14 @@ fn provide_disk(
     );
     machine.cpus = CPUS_DEFAULT;
     machine.memory = MEMORY_DEFAULT;
+    let base = image::provide_base(image, dir, progress)?;
+    let base = raspi::settle(args, base, dir, &mut machine, progress)?;
+    disk::create_overlay(
+        &base,
+        DiskFormat::Raw,
+        &dir.overlay(),
+        args.disk_size.unwrap_or(DISK_DEFAULT),
+    )?;
     Ok(Record {
         version: RECORD_VERSION,
         machine,
@@ -346,7 +353,7 @@ fn describe(
         read_only: false,
     }];
     machine.fw_cfg = Vec::new();
-    machine.watchdog = true;
+    machine.watchdog = !machine.is_raspi();
     machine.tpm = before.tpm || args.tpm;
     Ok(machine)
 }
@@ -369,6 +376,9 @@ fn boot(
     }
     if args.bios {
         return Ok(Boot::Builtin);
+    }
+    if before.is_raspi() {
+        return Ok(before.boot.clone());
     }
     let arch = before.arch;
     if loader == Loader::UBoot {

@@ -72,6 +72,14 @@ impl Files {
         Ok(Self(files))
     }
 
+    /// A seed of two files that is known to be right.
+    pub(crate) fn of(meta_data: Vec<u8>, user_data: Vec<u8>) -> Self {
+        Self(BTreeMap::from([
+            ("meta-data", meta_data),
+            (USER_DATA, user_data),
+        ]))
+    }
+
     /// The names that are there, sorted.
     pub fn names(&self) -> Vec<String> {
         self.0.keys().map(|n| (*n).to_owned()).collect()

@@ -109,16 +109,7 @@ pub fn compare(image: &Path, files: &Files) -> Result<()> {
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap_or_default();
     let volume = mount(image, &file, &boot_partition(image, &file)?)?;
     for name in NAMES {
-        let found = match volume.read(name) {
-            Ok(bytes) => Some(bytes),
-            Err(e) if e.kind() == hadris_fs::ErrorKind::NotFound => None,
-            Err(e) => {
-                return Err(Error::new(
-                    Kind::Io,
-                    format!("reading {name} back from {}: {e}", image.display()),
-                ));
-            }
-        };
+        let found = read_from(&volume, image, name)?;
         if found.as_deref() != files.get(name) {
             return Err(Error::new(
                 Kind::Untrusted,
@@ -131,6 +122,31 @@ pub fn compare(image: &Path, files: &Files) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A file of the boot partition; `None` if it has none of that name.
+///
+/// # Errors
+/// [`Kind::Input`] if there is no boot partition, [`Kind::Io`].
+pub fn read_file(image: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    let file = File::open(image).at("opening", image)?;
+    let volume = mount(image, &file, &boot_partition(image, &file)?)?;
+    read_from(&volume, image, name)
+}
+
+fn read_from(
+    volume: &Volume<FatFs<Overlay<'_>>>,
+    image: &Path,
+    name: &str,
+) -> Result<Option<Vec<u8>>> {
+    match volume.read(name) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == hadris_fs::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::new(
+            Kind::Io,
+            format!("reading {name} from {}: {e}", image.display()),
+        )),
+    }
 }
 
 /// The first partition that firmware starts from.

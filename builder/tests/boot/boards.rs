@@ -1,12 +1,17 @@
 //! Images of the other boards, as far as they can be emulated: each is a cluster, too. They take
 //! a build for a processor of their own, so they are `make test-boards`' and not CI's.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use slipway::run::raspi::files;
+use slipway_images::node::PORT;
 use slipway_qemu::harness::Setup;
 use slipway_qemu::machine::{Arch, Mebibytes, OnReboot};
+use slipway_qemu::raspi;
 
+use super::flashed::{NODE, Owned, seeds, slipway};
 use super::machine::{Cluster, MINUTE, image_of, run};
 use super::slots::staged_on;
 
@@ -44,7 +49,7 @@ fn board_armv7_is_a_cluster() {
 /// What the boards of this kind mostly have.
 const ARMV7_MEMORY: u32 = 1024;
 
-fn armv7() -> std::path::PathBuf {
+fn armv7() -> PathBuf {
     image_of("SLIPWAY_ARMV7_IMAGE", "armv7")
 }
 
@@ -93,4 +98,47 @@ fn board_armv7_falls_back_from_a_version_that_never_gets_up() {
     let line = owned.node.wait_console("] slots ", 6 * MINUTE);
     assert!(line.contains("a good, runs; b bad, the new one"), "{line}");
     owned.node.power_down(2 * MINUTE);
+}
+
+/// On QEMU's model of the board: its card, its serial port, the U-Boot that is built for it, and
+/// network on USB. A cluster takes it longer than is bearable; that it begins is enough.
+#[test]
+#[ignore = "boots a machine: run with --ignored"]
+fn board_pi4_starts_on_a_raspberry_pi() {
+    let scratch = seeds();
+    let at = |path: &str| scratch.path().join(path);
+    run(slipway()
+        .arg("flash")
+        .args([&image_of("SLIPWAY_PI4_IMAGE", "pi4"), &at("card")])
+        .arg("--seed")
+        .arg(at("home").join(NODE))
+        .arg("--yes"));
+    let (u_boot, tree) = files(&at("card")).unwrap().expect("a Pi's image");
+    fs::write(at("u-boot.bin"), u_boot).unwrap();
+    fs::write(at("tree.dtb"), raspi::adapt(&tree).unwrap()).unwrap();
+    let mut setup = Setup::new(at("card"));
+    setup.arch = Arch::Aarch64;
+    setup.raspi = Some((at("u-boot.bin"), at("tree.dtb")));
+    setup.cpus = raspi::CPUS;
+    setup.memory = raspi::MEMORY;
+    setup.watchdog = false;
+    setup.ports = vec![PORT];
+    setup.on_reboot = OnReboot::Restart;
+    let mut owned = Owned::boot(setup, scratch);
+    for again in [false, true] {
+        owned.node.wait_console("Slipway: slot a, good", 4 * MINUTE);
+        let line = owned.node.wait_console("] disk ", 6 * MINUTE);
+        assert!(line.contains("mmcblk0, root is partition 3"), "{line}");
+        owned.wait_phases(&[("seed", "from the boot partition"), ("network", "eth0")]);
+        owned.node.wait_for("clusterd starts", 5 * MINUTE, |node| {
+            let started = node.console().matches("clusterd: started").count();
+            (started > usize::from(again))
+                .then_some(())
+                .ok_or("it hasn't")
+        });
+        if !again {
+            owned.operator(&["reboot"]);
+        }
+    }
+    owned.node.power_down(3 * MINUTE);
 }
