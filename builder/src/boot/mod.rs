@@ -8,6 +8,8 @@
 
 mod systemd_boot;
 mod uboot;
+#[cfg(test)]
+mod uboot_tests;
 
 use std::fs::File;
 use std::path::Path;
@@ -165,7 +167,7 @@ pub fn write(from: &Ingredients<'_>, file: &File, table: &Table, image: &Path) -
                 )
                 .hint("build it without --secure-boot-keys"));
             }
-            let firmware = files.firmware_partition(from)?;
+            let firmware = files.firmware_partition(from.epoch)?;
             from.write_fat(
                 &firmware,
                 file,

@@ -82,12 +82,12 @@ impl Files {
     }
 
     /// The partition that the board starts from.
-    pub fn firmware_partition(&self, from: &Ingredients<'_>) -> Result<Tree> {
+    pub fn firmware_partition(&self, epoch: i64) -> Result<Tree> {
         let mut tree = Tree::new();
         for (path, content) in &self.firmware {
             tree.file(path, 0o644, content.to_vec())?;
         }
-        let script = uimage::script("Slipway: choose a slot", &self.script, from.epoch);
+        let script = uimage::script("Slipway: choose a slot", &self.script, epoch);
         tree.file("boot.scr", 0o644, script)?;
         for copy in CHOICE_FILES {
             tree.file(copy, 0o644, Choice::SHIPPED.encode().to_vec())?;
@@ -99,11 +99,8 @@ impl Files {
     /// A slot's payload.
     pub fn boot_area(&self, from: &Ingredients<'_>) -> Result<Tree> {
         let mut tree = Tree::new();
-        let script = uimage::script(
-            "Slipway: start this slot",
-            &slot_script(from.board),
-            from.epoch,
-        );
+        let script = slot_script(from.board);
+        let script = uimage::script("Slipway: start this slot", &script, from.epoch);
         tree.file("slot.scr", 0o644, script)?;
         let line = format!("{COMMAND_LINE_NAME}{}\n", from.command_line());
         tree.file(COMMAND_LINE_FILE, 0o644, line)?;
@@ -142,7 +139,7 @@ impl Files {
 
 /// What starts a slot. U-Boot runs it with `devtype`, `devnum` and `area` set: the disk, and
 /// the number of the boot area's partition.
-fn slot_script(board: &Board) -> String {
+pub(super) fn slot_script(board: &Board) -> String {
     let start = match board.architecture {
         Architecture::Arm64 => "booti",
         Architecture::Amd64 | Architecture::Armhf => "bootz",
