@@ -3,9 +3,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
 
 use crate::accel::Accelerator;
-use crate::machine::{Arch, Boot, Cache, Disk, DiskFormat, Forward, Machine, OnReboot, Protocol};
+use crate::machine::{
+    Arch, Boot, Cache, Disk, DiskFormat, Forward, Lan, LanPort, Machine, OnReboot, Protocol,
+};
 use crate::raspi;
 use crate::tpm;
 
@@ -35,6 +38,9 @@ pub fn argv(machine: &Machine) -> Vec<OsString> {
     }
     if let Some(forwards) = &machine.network {
         network(&mut argv, machine, forwards);
+    }
+    if let Some(at) = &machine.lan {
+        lan(&mut argv, machine, at);
     }
     if machine.is_raspi() {
         // Its key `power` is the only button that it can have.
@@ -218,11 +224,42 @@ fn network(argv: &mut Argv, machine: &Machine, forwards: &[Forward]) {
         ));
     }
     argv.option("-netdev", netdev);
-    let mac = machine.name.mac();
+    card(argv, machine, "net0", &machine.name.mac());
+}
+
+/// The second card, and on a hub a socket for each machine that may join.
+fn lan(argv: &mut Argv, machine: &Machine, lan: &Lan) {
+    match lan {
+        Lan::Hub => {
+            for port in LanPort::all() {
+                let id = format!("lan{port}");
+                argv.option("-netdev", link(&id, Path::new(""), port, ["hub", "member"]));
+                argv.option(
+                    "-netdev",
+                    format!("hubport,id=hub{port},hubid=0,netdev={id}"),
+                );
+            }
+            argv.option("-netdev", "hubport,id=lan,hubid=0");
+        }
+        Lan::Member { hub, port } => {
+            argv.option("-netdev", link("lan", hub, *port, ["member", "hub"]));
+        }
+    }
+    card(argv, machine, "lan", &machine.name.lan_mac());
+}
+
+/// One side's end of the sockets between a hub and a member.
+fn link(id: &str, hub: &Path, port: LanPort, [own, other]: [&str; 2]) -> Options {
+    Options::new(format!("dgram,id={id},local.type=unix,remote.type=unix"))
+        .value("local.path", hub.join(format!("lan-{port}.{own}")))
+        .value("remote.path", hub.join(format!("lan-{port}.{other}")))
+}
+
+fn card(argv: &mut Argv, machine: &Machine, netdev: &str, mac: &str) {
     let device = match machine.is_raspi() {
-        true => format!("usb-net,netdev=net0,mac={mac}"),
+        true => format!("usb-net,netdev={netdev},mac={mac}"),
         // Without romfile= the firmware would try to boot from the network.
-        false => format!("virtio-net-pci,netdev=net0,mac={mac},romfile="),
+        false => format!("virtio-net-pci,netdev={netdev},mac={mac},romfile="),
     };
     argv.option("-device", device);
 }

@@ -172,6 +172,62 @@ impl Forward {
     }
 }
 
+/// A place on a [`Lan`], from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LanPort(u8);
+
+impl LanPort {
+    /// All that a network has.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (1..=3).map(Self)
+    }
+
+    /// The address of who is there.
+    pub fn address(self) -> Ipv4Addr {
+        let [a, b, c, d] = Lan::HUB.octets();
+        Ipv4Addr::new(a, b, c, d + self.0)
+    }
+}
+
+impl fmt::Display for LanPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A second network, of several machines: one has it, others join. They are connected by datagram
+/// sockets in the first one's directory, which is its owner's alone. It is apart from the user
+/// network because QEMU answers there for every address in the world, whoever has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lan {
+    /// This machine has it.
+    Hub,
+    /// This machine is on another's.
+    Member {
+        /// The hub's directory, relative to this machine's.
+        hub: PathBuf,
+        /// Where.
+        port: LanPort,
+    },
+}
+
+impl Lan {
+    /// The addresses on it.
+    pub const NETWORK: &str = "10.99.0.0/24";
+    /// The address of the machine that has it.
+    pub const HUB: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+
+    /// The address of a machine at this place.
+    pub fn address(&self) -> Ipv4Addr {
+        match self {
+            Self::Hub => Self::HUB,
+            Self::Member { port, .. } => port.address(),
+        }
+    }
+}
+
 /// `[ADDRESS:]HOST:GUEST[/udp]`, as in `8080:80` or `0.0.0.0:5353:53/udp`.
 impl FromStr for Forward {
     type Err = Error;
@@ -367,6 +423,9 @@ pub struct Machine {
     /// A network card on QEMU's user network (10.0.2.0/24, host 10.0.2.2) with
     /// these forwards; `None` for no card.
     pub network: Option<Vec<Forward>>,
+    /// A second network card, on a network with other machines.
+    #[serde(default)]
+    pub lan: Option<Lan>,
     /// Files for the guest.
     pub fw_cfg: Vec<FwCfg>,
     /// The machine's serial number (SMBIOS type 1); QEMU's own, none, without.
@@ -398,6 +457,7 @@ impl Machine {
             boot,
             disks: Vec::new(),
             network: None,
+            lan: None,
             fw_cfg: Vec::new(),
             serial: None,
             on_reboot: OnReboot::Restart,

@@ -39,12 +39,21 @@ impl VmName {
 
     /// A network address of its own, always the same one, in QEMU's prefix.
     pub fn mac(&self) -> String {
+        self.address(0)
+    }
+
+    /// The same for a second card.
+    pub fn lan_mac(&self) -> String {
+        self.address(1)
+    }
+
+    fn address(&self, card: u8) -> String {
         // FNV-1a
         let hash = self.0.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
             (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
         let [_, a, b, c] = hash.to_be_bytes();
-        format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
+        format!("52:54:{card:02x}:{a:02x}:{b:02x}:{c:02x}")
     }
 }
 

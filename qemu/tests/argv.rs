@@ -8,7 +8,7 @@ use std::path::Path;
 use slipway_qemu::Accelerator;
 use slipway_qemu::argv::argv;
 use slipway_qemu::machine::{
-    Arch, Boot, Cache, Disk, DiskFormat, FwCfg, Machine, Mebibytes, OnReboot,
+    Arch, Boot, Cache, Disk, DiskFormat, FwCfg, Lan, LanPort, Machine, Mebibytes, OnReboot,
 };
 use slipway_qemu::raspi;
 
@@ -90,6 +90,21 @@ fn a_node_under_secure_boot() {
         secure: true,
     };
     check("x86_64-secure-boot", &machine);
+}
+
+/// A server and an agent, as `slipway run --lan` and `--join` make them.
+#[test]
+fn two_nodes_on_a_network() {
+    let mut hub = node();
+    hub.lan = Some(Lan::Hub);
+    let port = LanPort::all().next().unwrap();
+    check("x86_64-lan-hub", &hub);
+    let mut member = node();
+    member.lan = Some(Lan::Member {
+        hub: "../one".into(),
+        port,
+    });
+    check("x86_64-lan-member", &member);
 }
 
 #[test]

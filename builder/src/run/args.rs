@@ -42,6 +42,12 @@ pub struct RunArgs {
     /// kubeconfig or credential is made here: they belong to that seed.
     #[arg(long, value_name = "URL")]
     pub seed: Option<String>,
+    /// Let other machines onto this one's network (`--join`), up to three.
+    #[arg(long, conflicts_with = "join")]
+    pub lan: bool,
+    /// Be an agent of the cluster of this machine, which runs with `--lan` [default: as before].
+    #[arg(long, value_name = "NAME", conflicts_with = "seed")]
+    pub join: Option<VmName>,
     /// Give the machine a TPM 2.0 (swtpm), in which a new one keeps the key of its data.
     #[arg(long)]
     pub tpm: bool,

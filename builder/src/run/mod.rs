@@ -11,6 +11,7 @@ pub mod console;
 pub mod identity;
 pub mod image;
 pub mod kubectl;
+mod lan;
 pub mod manage;
 pub mod raspi;
 pub mod ready;

@@ -13,13 +13,14 @@ use slipway_qemu::console::{Follow, Lines};
 use slipway_qemu::disk::{self, Identity};
 use slipway_qemu::firmware::find_u_boot;
 use slipway_qemu::machine::{
-    Arch, Boot, Cache, Disk, DiskFormat, DiskSize, Forward, FwCfg, Machine, Mebibytes, Protocol,
+    Arch, Boot, Cache, Disk, DiskFormat, DiskSize, Forward, Machine, Mebibytes, Protocol,
 };
 use slipway_qemu::state::{Lock, RECORD_VERSION, Record};
 use slipway_qemu::{Firmware, Vm, VmDir, VmName, accel, host, ports};
 
 use super::args::{Fresh, RunArgs, Started, Until};
 use super::image::Target;
+use super::lan::{self, Place};
 use super::{Context, identity, image, raspi, watch};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
@@ -48,9 +49,11 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
     host::emulator(target.arch)?;
     let by_volume = target.loader == Loader::UBoot;
     let mut record = provide_disk(args, &wanted, target.arch, &dir, &lock, progress)?;
+    let place = lan::place(args, context, &dir, &record.machine)?;
     let before = &record.machine;
     raspi::refuse_other(args, before, &dir)?;
-    let mut machine = describe(args, context, &dir, before, target.loader, progress)?;
+    let mut machine = describe(args, context, &dir, before, &target, progress)?;
+    machine.lan = place.as_ref().map(Place::lan);
     if let Some(url) = &wanted.seed {
         if by_volume {
             return Err(Error::new(
@@ -61,11 +64,20 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
         }
         machine.serial = Some(format!("ds=nocloud;s={}", url.reveal()));
     }
-    let api = machine
-        .host_port(API_PORT)
-        .ok_or_else(|| Error::new(Kind::Bug, "the API's port was not forwarded"))?;
+    let api = match &place {
+        Some(Place::Member { api, .. }) => *api,
+        _ => machine
+            .host_port(API_PORT)
+            .ok_or_else(|| Error::new(Kind::Bug, "the API's port was not forwarded"))?,
+    };
     if machine.serial.is_none() {
-        identity::provide(&dir, api, machine.tpm)?;
+        match &place {
+            Some(Place::Member { hub, .. }) => identity::provide_member(&dir, hub, api)?,
+            _ => identity::provide(&dir, api, machine.tpm, place.is_some())?,
+        }
+        if let Some(lan) = &machine.lan {
+            identity::provide_network(&dir, lan)?;
+        }
         if machine.is_raspi() {
             // Once: from then on what lies over it is the machine's.
             if dir.record()?.is_none() {
@@ -80,10 +92,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>, progress: &Progress) -> Result
                 read_only: true,
             });
         } else {
-            machine.fw_cfg = vec![FwCfg {
-                name: identity::FW_CFG_NAME.into(),
-                path: identity::SEED_FILE.into(),
-            }];
+            machine.fw_cfg = identity::fw_cfg(&dir);
         }
     }
 
@@ -327,7 +336,7 @@ fn describe(
     context: &Context<'_>,
     dir: &VmDir,
     before: &Machine,
-    loader: Loader,
+    target: &Target,
     progress: &Progress,
 ) -> Result<Machine> {
     let arch = before.arch;
@@ -335,7 +344,6 @@ fn describe(
     machine.cpus = args.cpus.unwrap_or(before.cpus);
     machine.memory = args.memory.unwrap_or(before.memory);
     host::check_memory(machine.memory, host::memory_available()?)?;
-    machine.network = Some(settle_forwards(args, context, before)?);
 
     let choice = {
         let _task = progress.task("looking whether KVM works", None);
@@ -344,8 +352,9 @@ fn describe(
     if choice.accelerator == accel::Accelerator::Tcg {
         progress.say(&format!("emulating the processor: {}", choice.reason));
     }
+    machine.network = Some(settle_forwards(args, context, before)?);
     machine.accelerator = choice.accelerator;
-    machine.boot = boot(args, context, before, loader, dir)?;
+    machine.boot = boot(args, context, before, target.loader, dir)?;
     machine.disks = vec![Disk {
         path: "overlay.qcow2".into(),
         format: DiskFormat::Qcow2,

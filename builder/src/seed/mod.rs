@@ -7,7 +7,7 @@ pub mod embed;
 pub mod files;
 pub mod iso;
 pub mod load;
-mod new;
+pub mod new;
 mod schema;
 pub mod volume;
 

@@ -354,7 +354,11 @@ fn ssh_keys(files: &[PathBuf]) -> Result<Vec<String>> {
     Ok(keys)
 }
 
-fn random() -> Result<[u8; 32]> {
+/// 256 random bits.
+///
+/// # Errors
+/// [`Kind::Bug`] where the system gives none.
+pub fn random() -> Result<[u8; 32]> {
     let mut bytes = [0; 32];
     // Up to 256 bytes are given whole or not at all (getrandom(2)).
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())

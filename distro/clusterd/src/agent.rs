@@ -58,7 +58,7 @@ pub fn join(
         match events.recv_timeout(wait) {
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
             Ok(Event::Network) => {
-                if let Some(address) = network::own_address() {
+                if let Some(address) = network::own_address(config.seed.cluster.node_address) {
                     config.node_address = address;
                 }
                 pause = PAUSE.0;

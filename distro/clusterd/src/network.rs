@@ -1,4 +1,5 @@
-//! The node's own address: the one that packets to the world leave with.
+//! The node's own address: the one that packets to the world leave with, or one of the network
+//! that the seed names.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use rustix::fd::OwnedFd;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 
+use slipway_images::seed::Cidr;
 use slipway_netlink::{DUMP, Requests, attributes, u32_at};
 
 use crate::error::{Context, Error};
@@ -19,6 +21,7 @@ const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const IFLA_MTU: u16 = 4;
+const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
 /// `RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE` (linux/rtnetlink.h).
@@ -26,9 +29,36 @@ const GROUPS: u32 = 0x10 | 0x40;
 /// TEST-NET-1 (RFC 5737): routed like the rest of the world, and nobody is there.
 const SOMEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
+/// The node's address: one of this network, or that of the default route; if there is one.
+pub fn own_address(network: Option<Cidr>) -> Option<IpAddr> {
+    match network {
+        Some(network) => address_in(network),
+        None => default_address(),
+    }
+}
+
+/// The lowest of the machine's addresses that is in this network.
+fn address_in(network: Cidr) -> Option<IpAddr> {
+    let mut requests = Requests::open().ok()?;
+    let question = requests.begin(RTM_GETADDR, DUMP, &[0; 8]);
+    let mut found = None;
+    let listed = requests.list(question, RTM_NEWADDR, |body| {
+        let attributes = attributes(body, 8);
+        let get = |kind: u16| attributes.iter().find(|(k, _)| *k == kind).map(|(_, v)| *v);
+        // IPv6 has no IFA_LOCAL but on tunnels.
+        let address = get(IFA_LOCAL).or_else(|| get(IFA_ADDRESS));
+        let address = address.and_then(slipway_netlink::address);
+        if let Some(address) = address.filter(|address| network.contains(*address)) {
+            found = Some(found.map_or(address, |before: IpAddr| before.min(address)));
+        }
+    });
+    listed.ok()?;
+    found
+}
+
 /// The address of the default route, if there is one. Asks the kernel's routing by
 /// connecting a datagram socket, which sends nothing.
-pub fn own_address() -> Option<IpAddr> {
+fn default_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(SOMEWHERE).ok()?;
     let address = socket.local_addr().ok()?.ip();
@@ -102,14 +132,17 @@ impl Changes {
 }
 
 /// Waits for the node to have an address.
-pub fn wait_for_address(changes: &Changes) -> Result<IpAddr, Error> {
+pub fn wait_for_address(changes: &Changes, network: Option<Cidr>) -> Result<IpAddr, Error> {
     let mut said = false;
     loop {
-        if let Some(address) = own_address() {
+        if let Some(address) = own_address(network) {
             return Ok(address);
         }
         if !said {
-            info!("no default route yet; waiting for the network");
+            match network {
+                Some(network) => info!("no address of {network} yet; waiting for the network"),
+                None => info!("no default route yet; waiting for the network"),
+            }
             said = true;
         }
         changes.wait(None)?;

@@ -197,10 +197,9 @@ fn configure(
     check_role(&seed)?;
     let node_address = match options.tuning.node_address {
         Some(address) => address,
-        None if options.control_plane_only => {
-            network::own_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
-        }
-        None => network::wait_for_address(changes)?,
+        None if options.control_plane_only => network::own_address(seed.cluster.node_address)
+            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        None => network::wait_for_address(changes, seed.cluster.node_address)?,
     };
     Ok(Config {
         paths,
@@ -337,7 +336,7 @@ fn tend(
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(Event::Network) => {
                 // Pods come and go with changes of their own: only the node's address counts.
-                match network::own_address() {
+                match network::own_address(config.seed.cluster.node_address) {
                     Some(address) if address != config.node_address => {
                         info!("the node's address changed to {address}");
                         config.node_address = address;

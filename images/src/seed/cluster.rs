@@ -30,6 +30,8 @@ pub struct Cluster {
     pub servers: Vec<String>,
     /// Where the cluster's state is kept.
     pub datastore: Datastore,
+    /// Of which network the node's address is; without, it is the default route's.
+    pub node_address: Option<Cidr>,
     /// Addresses of pods.
     pub pod_cidr: Cidr,
     /// Addresses of services.
@@ -57,6 +59,7 @@ impl Default for Cluster {
             agent_token: None,
             servers: Vec::new(),
             datastore: Datastore::Sqlite,
+            node_address: None,
             pod_cidr: Cidr::v4([10, 42, 0, 0], 16),
             service_cidr: Cidr::v4([10, 43, 0, 0], 16),
             cluster_domain: "cluster.local".to_owned(),

@@ -98,12 +98,11 @@ const EFFECTS: &[(&str, Effect)] = &[
     ("cluster.name", Effect::Reset),
     ("cluster.role", Effect::Reset),
     ("cluster.datastore", Effect::Reset),
+    ("cluster.node-address", Effect::Reboot),
     ("cluster.pod-cidr", Effect::Reset),
     ("cluster.service-cidr", Effect::Reset),
     ("cluster.cluster-domain", Effect::Reset),
     ("cluster.ca", Effect::Reset),
-    // Used while joining only.
-    ("cluster.servers", Effect::Reset),
 ];
 
 /// Keys whose values are not shown.

@@ -37,6 +37,7 @@ mapping! {
         "agent-token" => agent_token: Token, "On servers: the secret that agents join with";
         "servers" => servers: OneOrMany<HostPort>, "Servers to join, port 6443 by default; without any, a server begins a new cluster";
         "datastore" => datastore: Datastore, "Where the cluster's state is kept; default `sqlite`, and `etcd` for a server that joins";
+        "node-address" => node_address: Cidr, "Network, as 192.168.7.0/24, of which the node's address is; without, it is the default route's";
         "pod-cidr" => pod_cidr: Cidr, "Addresses of pods; default `10.42.0.0/16`";
         "service-cidr" => service_cidr: Cidr, "Addresses of services; default `10.43.0.0/16`";
         "cluster-domain" => cluster_domain: DnsName, "DNS domain of services; default `cluster.local`";
@@ -370,6 +371,7 @@ fn check_cluster(keys: ClusterKeys, cx: &mut Cx) -> Cluster {
         token: keys.token.map(|t| t.value),
         agent_token: keys.agent_token.map(|t| t.value),
         datastore,
+        node_address: keys.node_address.map(|network| network.value),
         pod_cidr,
         service_cidr,
         cluster_domain: keys
