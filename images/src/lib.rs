@@ -2,6 +2,7 @@
 
 #[cfg(feature = "bundle")]
 pub mod bundle;
+pub mod firmware;
 pub mod hex;
 pub mod info;
 pub mod layout;

@@ -9,6 +9,7 @@
 //! | HDMI, its I²C, clock and interrupts, the video scaler | disabled | not emulated: their drivers read what isn't there |
 //! | `serial@7e201000` | no `bluetooth`, the console | the first serial port is QEMU's, and no radio is at it |
 //! | `serial@7e215040` | disabled | the mini UART is the second port, which nothing listens to |
+//! | `mmc@7e340000` | disabled | the Pi's slot is empty here. U-Boot would leave an interrupt pending on a line that both share |
 //! | `mmc@7e300000` | no `wifi@1`, no `mmc-pwrseq` | QEMU has the card here, not at `emmc2` |
 //! | `usb@7e980000` | `dr_mode = "host"` | network and keyboard are there; without PCIe it is the only USB |
 //! | `watchdog@7e100000` | a `syscon` | it doesn't count: when it is armed it resets the machine at once |
@@ -39,7 +40,8 @@ pub const MODEL: &str = "Raspberry Pi 4 Model B in QEMU";
 /// The first version of QEMU that was tried; 9.0 has the machine, but not its USB's network.
 pub const SINCE: (u32, u32) = (10, 0);
 
-const DISABLED: [&str; 8] = [
+const DISABLED: [&str; 9] = [
+    "/emmc2bus/mmc@7e340000",
     "/soc/clock@7ef00000",
     "/soc/hdmi@7ef00700",
     "/soc/hdmi@7ef05700",
@@ -160,10 +162,13 @@ mod tests {
     fn pi() -> DeviceTree {
         let mut tree = DeviceTree::new();
         let mut soc = DeviceTreeNode::new_unchecked("soc");
+        let mut bus = DeviceTreeNode::new_unchecked("emmc2bus");
         for path in DISABLED {
-            let name = path.strip_prefix("/soc/").unwrap();
-            soc.add_child(node(name, &[("status", "okay")], &[]));
+            let (parent, name) = path[1..].split_once('/').unwrap();
+            let parent = if parent == "soc" { &mut soc } else { &mut bus };
+            parent.add_child(node(name, &[("status", "okay")], &[]));
         }
+        tree.root.add_child(bus);
         let power = POWER.strip_prefix("/soc/").unwrap();
         soc.add_child(node(power, &[], &[("phandle", 0x29)]));
         let mut serial = DeviceTreeNode::new_unchecked("serial@7e201000");

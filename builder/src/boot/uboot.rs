@@ -157,6 +157,8 @@ pub(super) fn slot_script(board: &Board) -> String {
         "if test -n \"${fdt}\"; then".to_owned(),
         format!("if load ${{from}} ${{kernel_addr_r}} {COMMAND_LINE_FILE}; then"),
         "if env import -t ${kernel_addr_r} ${filesize} bootargs; then".to_owned(),
+        // What the board's commands have to add.
+        "  setenv bootargs \"${bootargs} ${append}\"".to_owned(),
         format!("if load ${{from}} ${{ramdisk_addr_r}} {INITRD_FILE}; then"),
         "  setenv initrd ${ramdisk_addr_r}:${filesize}".to_owned(),
         "  if load ${from} ${kernel_addr_r} linux; then".to_owned(),

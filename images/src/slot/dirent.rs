@@ -121,6 +121,13 @@ fn short_checksum(name: &[u8]) -> u8 {
         .fold(0u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte))
 }
 
+/// Has a short-name slot lead to other content.
+pub fn lead_to(slot: &mut [u8], first_cluster: u32, size: u32) {
+    slot[20..22].copy_from_slice(&((first_cluster >> 16) as u16).to_le_bytes());
+    slot[26..28].copy_from_slice(&(first_cluster as u16).to_le_bytes());
+    slot[28..32].copy_from_slice(&size.to_le_bytes());
+}
+
 /// The slots of a file. Its short name is made from the long one, unlike that of any in
 /// `others`, which are long or short names of the same directory.
 pub fn encode(
@@ -159,9 +166,7 @@ pub fn encode(
     for at in [16, 18, 24] {
         slot[at..at + 2].copy_from_slice(&DATE);
     }
-    slot[20..22].copy_from_slice(&((first_cluster >> 16) as u16).to_le_bytes());
-    slot[26..28].copy_from_slice(&(first_cluster as u16).to_le_bytes());
-    slot[28..32].copy_from_slice(&size.to_le_bytes());
+    lead_to(&mut slot, first_cluster, size);
     slots.push(slot);
     Some(slots)
 }

@@ -12,6 +12,7 @@
 //! | write into a file | its clusters; nothing else ever moves |
 //! | rename | the entry's slots, within one sector `|` |
 //! | rename, slots in two sectors | new entry, within one sector `|` old entry `|` |
+//! | put in another's place | the other's last slot, within one sector `|` own entry `|` the other's chain in both tables `|` |
 //! | delete | directory entry `|` chain in both tables `|` |
 //!
 //! What a cut can leave is a chain without an entry, tables that differ in such a chain, a
@@ -43,6 +44,7 @@ use super::dirent::{self, SLOT};
 use table::Table;
 
 mod place;
+mod replace;
 mod table;
 
 /// Bytes of a sector: what a disk writes whole or not at all.
@@ -390,14 +392,18 @@ impl<D: Disk> Volume<D> {
     /// # Errors
     /// [`FatError::Unusable`] for a broken chain, of which nothing is freed; [`FatError::Io`].
     pub fn remove(&mut self, parent: &str, file: &Entry) -> Result<(), FatError> {
-        let directory = self.directory(parent)?;
         self.forget(file)?;
-        let shared =
-            (self.entries(directory)?.iter()).any(|e| e.first_cluster == file.first_cluster);
-        if file.first_cluster == 0 || shared {
+        self.free(parent, file.first_cluster)
+    }
+
+    /// Frees the clusters of a file that `parent` had, unless another name there leads to them.
+    fn free(&mut self, parent: &str, first_cluster: u32) -> Result<(), FatError> {
+        let directory = self.directory(parent)?;
+        let shared = (self.entries(directory)?.iter()).any(|e| e.first_cluster == first_cluster);
+        if first_cluster == 0 || shared {
             return Ok(());
         }
-        let chain = self.chain(file.first_cluster)?;
+        let chain = self.chain(first_cluster)?;
         let mut table = Table::read(self)?;
         table.free(chain);
         table.write(self)?;

@@ -11,6 +11,7 @@
 mod cuts;
 mod disk;
 mod fat;
+mod firmware;
 mod loader;
 mod machine;
 mod power;

@@ -129,7 +129,7 @@ fn story(kind: Kind) -> Vec<Recording> {
 }
 
 /// What fsck.vfat may find where the power was cut.
-fn is_harmless(finding: &str) -> bool {
+pub fn is_harmless(finding: &str) -> bool {
     [
         "Reclaimed ",
         "FATs differ but appear to be intact",
