@@ -140,7 +140,7 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
     let packages = debian::fetch(&mirror, &lock.packages, &request.cache, progress)?;
     let parts = own_parts(source, &board, &tools, lock.epoch, &request.cache, progress)?;
     let info = identity.info(&board, &parts.programs)?;
-    let root = root::assemble(
+    let mut root = root::assemble(
         &root::Ingredients {
             source,
             board: &board,
@@ -153,6 +153,8 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
         },
         progress,
     )?;
+
+    root.boot.carry(&mut root.tree, keys.as_ref())?;
 
     let names = Names::new(&request.out, &board.name);
     let written = write_image(

@@ -121,8 +121,7 @@ impl SecureBoot {
         let programs: Vec<String> = programs.map(str::to_owned).collect();
         for path in &programs {
             if let Some(content) = esp.content(path) {
-                let signed = authenticode::sign(content.read()?.to_vec(), &self.db);
-                let signed = signed.map_err(|e| e.within(path))?;
+                let signed = self.sign(path, content.read()?.to_vec())?;
                 esp.file(path, 0o644, signed)?;
             }
         }
@@ -139,6 +138,14 @@ impl SecureBoot {
             }
         }
         Ok(())
+    }
+
+    /// Signs one program.
+    ///
+    /// # Errors
+    /// [`Kind::Input`] if it can't be signed, with its `path`.
+    pub fn sign(&self, path: &str, program: Vec<u8>) -> Result<Vec<u8>> {
+        authenticode::sign(program, &self.db).map_err(|e| e.within(path))
     }
 
     /// Hex SHA-256 of all that the keys give to an image.

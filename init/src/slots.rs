@@ -52,6 +52,18 @@ pub fn partition(root: &Path, name: &str) -> Option<PathBuf> {
     })
 }
 
+/// The device of the disk that the root is on.
+#[must_use]
+pub fn disk(root: &Path) -> Option<PathBuf> {
+    let (own, _) = below_root(root)?;
+    let disk = own.canonicalize().ok()?;
+    let event = fs::read_to_string(disk.parent()?.join("uevent")).ok()?;
+    let device = event
+        .lines()
+        .find_map(|line| line.strip_prefix("DEVNAME="))?;
+    Some(root.join("dev").join(device))
+}
+
 /// The partition that the root is on: its directory in sysfs, and its name.
 fn below_root(root: &Path) -> Option<(PathBuf, String)> {
     let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;

@@ -117,6 +117,9 @@ pub struct BootFile {
     /// Where they go: a file's path; a directory's with `/` at its end, or nothing.
     #[serde(default)]
     pub to: String,
+    /// Whether they are their owner's from the first boot on, and never renewed.
+    #[serde(default)]
+    pub once: bool,
 }
 
 impl fmt::Display for BootFile {
@@ -233,7 +236,7 @@ pub struct Boot {
     pub secure_boot_enroll: Enroll,
     /// U-Boot: what else is on the firmware partition.
     pub files: Vec<BootFile>,
-    /// U-Boot: what lies before the first partition.
+    /// U-Boot: what lies before the first partition. Renewed after the files, in this order.
     pub raw: Vec<RawPiece>,
     /// U-Boot: device trees for the slot's boot area, by path below the kernel package's. The
     /// kernel gets the one that U-Boot names in `fdtfile`, or U-Boot's own where it names none.

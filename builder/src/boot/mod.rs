@@ -15,6 +15,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use slipway_images::firmware::{DIRECTORY, MANIFEST, Manifest, Piece};
 use slipway_images::info;
 use slipway_images::layout::{self, Table, derive_uuid};
 
@@ -40,6 +41,29 @@ pub struct BootFiles {
     /// Its release (`uname -r`).
     pub release: String,
     loader: Loader,
+}
+
+impl BootFiles {
+    /// Has the root carry what it takes to renew what runs before a slot is chosen.
+    ///
+    /// # Errors
+    /// [`Kind::Input`] for a loader that can't be signed.
+    pub fn carry(&self, root: &mut Tree, keys: Option<&SecureBoot>) -> Result<()> {
+        let pieces = match &self.loader {
+            Loader::SystemdBoot(files) => files.pieces(keys)?,
+            Loader::UBoot(files) => files.pieces(),
+        };
+        let mut manifest = Manifest { pieces: Vec::new() };
+        for (place, content) in pieces {
+            let piece = Piece::new(place, &content);
+            let path = format!("{DIRECTORY}/{}", piece.sha256);
+            root.file(&path, 0o644, content.to_vec())?;
+            manifest.pieces.push(piece);
+        }
+        let text = serde_json::to_vec_pretty(&manifest)
+            .map_err(|e| Error::new(Kind::Bug, format!("the firmware's manifest: {e}")))?;
+        root.file(&format!("{DIRECTORY}/{MANIFEST}"), 0o644, text)
+    }
 }
 
 enum Loader {
@@ -167,7 +191,7 @@ pub fn write(from: &Ingredients<'_>, file: &File, table: &Table, image: &Path) -
                 )
                 .hint("build it without --secure-boot-keys"));
             }
-            let firmware = files.firmware_partition(from.epoch)?;
+            let firmware = files.firmware_partition()?;
             from.write_fat(
                 &firmware,
                 file,

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use slipway_images::firmware::Place;
 use slipway_images::slot::{DIRECTORY, RECORD_FILE, RECORD_SIZE, shipped_name};
 
 use super::{Ingredients, missing};
 use crate::board::{Architecture, Board};
 use crate::error::Result;
 use crate::formats::uki;
+use crate::secure_boot::SecureBoot;
 use crate::tree::Tree;
 
 /// systemd-boot's settings (loader.conf(5)): no menu unless a key is held, no
@@ -60,11 +62,24 @@ impl Files {
         })
     }
 
+    /// What can be renewed later: the loader, signed where the image is.
+    pub fn pieces(&self, keys: Option<&SecureBoot>) -> Result<Vec<(Place, Arc<[u8]>)>> {
+        let path = self.loader_path();
+        let loader = match keys {
+            Some(keys) => keys.sign(&path, self.loader.to_vec())?.into(),
+            None => self.loader.clone(),
+        };
+        Ok(vec![(Place::File(path), loader)])
+    }
+
+    fn loader_path(&self) -> String {
+        format!("EFI/BOOT/{}", self.loader_name)
+    }
+
     /// The ESP.
     pub fn boot_partition(&self, uki: Vec<u8>) -> Result<Tree> {
         let mut esp = Tree::new();
-        let loader = format!("EFI/BOOT/{}", self.loader_name);
-        esp.file(&loader, 0o644, self.loader.to_vec())?;
+        esp.file(&self.loader_path(), 0o644, self.loader.to_vec())?;
         esp.file(&format!("{DIRECTORY}/{}", shipped_name()), 0o644, uki)?;
         esp.file(RECORD_FILE, 0o644, vec![0; RECORD_SIZE as usize])?;
         esp.file("loader/loader.conf", 0o644, LOADER_CONF)?;

@@ -19,6 +19,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use slipway_images::firmware::Place;
 use slipway_images::layout::Table;
 use slipway_images::slot::{CHOICE_FILES, Choice, RECORD_SIZE, UBOOT_RECORD_FILE};
 
@@ -31,6 +32,8 @@ use crate::tree::{NodeKind, Tree};
 
 /// The script of every board.
 const SCRIPT: &str = "distro/u-boot/boot.cmd";
+/// What is made of it on the firmware partition.
+const SCRIPT_FILE: &str = "boot.scr";
 /// What a slot's command line is in.
 pub const COMMAND_LINE_FILE: &str = "slot.env";
 /// Under which name.
@@ -45,6 +48,8 @@ type Placed<P> = (P, Arc<[u8]>);
 pub struct Files {
     script: String,
     firmware: Vec<Placed<String>>,
+    /// Of these, what is never renewed.
+    once: Vec<String>,
     raw: Vec<Placed<u64>>,
     device_trees: Vec<Placed<String>>,
 }
@@ -53,14 +58,18 @@ impl Files {
     /// Takes them from the tree, and from beside the board's TOML.
     pub fn take(tree: &Tree, board: &Board, source: &Source, release: &str) -> Result<Self> {
         let script = source.path(SCRIPT);
-        let mut firmware = Vec::new();
+        let (mut firmware, mut once) = (Vec::new(), Vec::new());
         for file in &board.boot.files {
-            if let Some(content) = beside(source, file)? {
-                firmware.push((placed(&file.to, file.from.as_str()), content.into()));
-                continue;
-            }
-            for (path, content) in matching(tree, "", &file.from, &board.boot.package)? {
-                firmware.push((placed(&file.to, &path), content));
+            let found = match beside(source, file)? {
+                Some(content) => vec![(file.from.as_str().to_owned(), content.into())],
+                None => matching(tree, "", &file.from, &board.boot.package)?,
+            };
+            for (path, content) in found {
+                let path = placed(&file.to, &path);
+                if file.once {
+                    once.push(path.clone());
+                }
+                firmware.push((path, content));
             }
         }
         let mut device_trees = Vec::new();
@@ -76,24 +85,44 @@ impl Files {
         Ok(Self {
             script: fs::read_to_string(&script).at("reading", &script)?,
             firmware,
+            once,
             raw: board.boot.raw.iter().map(piece).collect::<Result<_>>()?,
             device_trees,
         })
     }
 
     /// The partition that the board starts from.
-    pub fn firmware_partition(&self, epoch: i64) -> Result<Tree> {
+    pub fn firmware_partition(&self) -> Result<Tree> {
         let mut tree = Tree::new();
         for (path, content) in &self.firmware {
             tree.file(path, 0o644, content.to_vec())?;
         }
-        let script = uimage::script("Slipway: choose a slot", &self.script, epoch);
-        tree.file("boot.scr", 0o644, script)?;
+        tree.file(SCRIPT_FILE, 0o644, self.choosing_script())?;
         for copy in CHOICE_FILES {
             tree.file(copy, 0o644, Choice::SHIPPED.encode().to_vec())?;
         }
         tree.file(UBOOT_RECORD_FILE, 0o644, vec![0; RECORD_SIZE as usize])?;
         Ok(tree)
+    }
+
+    /// The script that chooses. Its time is nobody's, so that it is the same as long as its text
+    /// is.
+    fn choosing_script(&self) -> Vec<u8> {
+        uimage::script("Slipway: choose a slot", &self.script, 0)
+    }
+
+    /// What can be renewed later. The script first: it does with any U-Boot.
+    pub fn pieces(&self) -> Vec<(Place, Arc<[u8]>)> {
+        let file = |path: &str| Place::File(path.to_owned());
+        let mut pieces = vec![(file(SCRIPT_FILE), self.choosing_script().into())];
+        let renewed = self
+            .firmware
+            .iter()
+            .filter(|(path, _)| !self.once.contains(path));
+        pieces.extend(renewed.map(|(path, content)| (file(path), content.clone())));
+        let raw = self.raw.iter();
+        pieces.extend(raw.map(|(at, content)| (Place::Raw(*at), content.clone())));
+        pieces
     }
 
     /// A slot's payload.

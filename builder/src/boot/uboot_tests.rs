@@ -48,7 +48,7 @@ fn script(image: &[u8]) -> String {
 /// The firmware partition's files, what is text of them, and the slot's script.
 fn shown(board: &Board) -> String {
     let files = Files::take(&packages(), board, &source(), RELEASE).unwrap();
-    let firmware = files.firmware_partition(0).unwrap();
+    let firmware = files.firmware_partition().unwrap();
     let (mut list, mut texts) = (String::new(), String::new());
     for (path, node) in firmware.iter() {
         let NodeKind::File(content) = &node.kind else {
@@ -63,7 +63,12 @@ fn shown(board: &Board) -> String {
         };
         writeln!(texts, "=== {path}\n{text}").unwrap();
     }
-    format!("{list}\n{texts}=== slot.scr\n{}", slot_script(board))
+    let mut renewed = String::new();
+    for (place, _) in files.pieces() {
+        writeln!(renewed, "{place}").unwrap();
+    }
+    let slot = slot_script(board);
+    format!("{list}\n=== renewed in this order\n{renewed}\n{texts}=== slot.scr\n{slot}")
 }
 
 fn check(name: &str) {

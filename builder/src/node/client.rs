@@ -196,7 +196,18 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<T> {
-        let text = read(self.call(method, path, body, Some(CALL_TIMEOUT))?)?;
+        self.send_within(CALL_TIMEOUT, method, path, body)
+    }
+
+    /// The same for a call that takes its time.
+    pub fn send_within<T: DeserializeOwned>(
+        &self,
+        limit: Duration,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T> {
+        let text = read(self.call(method, path, body, Some(limit))?)?;
         serde_json::from_str(&text).map_err(|e| {
             Error::new(
                 Kind::Tool,

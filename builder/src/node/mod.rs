@@ -4,6 +4,7 @@
 //! name: then both are found in the machine's directory.
 
 mod client;
+mod firmware;
 mod shell;
 mod show;
 mod update;
@@ -129,6 +130,16 @@ pub enum What {
     Shell,
     /// Bring the node another version, or without one say how far an update is.
     Update(update::UpdateArgs),
+    /// Renew what runs before a slot is chosen, which no update touches, from the version that
+    /// runs: U-Boot and the board's firmware, or systemd-boot.
+    FirmwareUpdate {
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+        /// Only say what would change.
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
+    },
 }
 
 fn seconds(text: &str) -> std::result::Result<u64, String> {
@@ -202,6 +213,9 @@ pub fn run(args: &NodeArgs, context: &Context<'_>, progress: &Progress) -> Resul
         What::Support { out } => support(&client, out.as_deref(), progress)?,
         What::Shell => return shell::run(&client),
         What::Update(args) => update::run(&client, args, progress)?,
+        What::FirmwareUpdate { yes, dry_run } => {
+            firmware::update(&client, *yes, *dry_run, progress)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

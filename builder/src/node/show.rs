@@ -67,6 +67,9 @@ impl fmt::Display for Shown {
                 line("slot", &slot_line(slots, slot))?;
             }
         }
+        if let Some(firmware) = &status.firmware {
+            line("firmware", &super::firmware::summary(firmware))?;
+        }
         line("kernel", &status.kernel)?;
         if let Some(on) = status.secure_boot {
             line("secure boot", if on { "on" } else { "off" })?;

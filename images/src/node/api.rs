@@ -29,6 +29,9 @@ pub struct Status {
     /// Whether the firmware verified loader and kernel (Secure Boot); none where it isn't known.
     #[serde(default)]
     pub secure_boot: Option<bool>,
+    /// What runs before a slot is chosen; none where the image carries nothing of it.
+    #[serde(default)]
+    pub firmware: Option<Firmware>,
     /// Seconds since the boot.
     pub uptime: u64,
     /// The node's clock, in seconds since 1970-01-01 UTC.
@@ -49,6 +52,41 @@ pub struct Status {
     pub interfaces: Vec<Interface>,
     /// Temperatures, where there are sensors.
     pub temperatures: Vec<Temperature>,
+}
+
+/// What runs before a slot is chosen, and in neither: `GET /v1/firmware`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Firmware {
+    /// Its pieces, in the order in which they are written.
+    pub pieces: Vec<FirmwarePiece>,
+}
+
+/// A file or a place before the first partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FirmwarePiece {
+    /// A path on the boot partition, or a place on the disk.
+    pub place: String,
+    /// How it compares with what the running image carries.
+    pub state: FirmwareState,
+    /// The version that it says it is of; none if it says nothing.
+    pub version: Option<String>,
+    /// The version that the image carries; none if that says nothing.
+    pub image: Option<String>,
+}
+
+/// How a piece of firmware compares with the image's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum FirmwareState {
+    /// It is the same.
+    Same,
+    /// It is another.
+    Differs,
+    /// There is none.
+    Missing,
 }
 
 /// The running image.

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod error;
 pub mod events;
 pub mod fetch;
+pub mod firmware;
 pub mod identity;
 pub mod local_time;
 pub mod logs;

@@ -15,7 +15,7 @@ use slipway_access::node_api::Role;
 use crate::answer::{Answer, Outcome, Refusal, whole};
 use crate::server::App;
 use crate::tls::Caller;
-use crate::{cluster, events, logs, power, seed, shell, status, support, update};
+use crate::{cluster, events, firmware, logs, power, seed, shell, status, support, update};
 
 /// Largest body of a request, in bytes: a seed's files are at most 1 MiB each.
 pub const BODY_LIMIT: usize = 4 << 20;
@@ -280,6 +280,26 @@ pub const ROUTES: &[Route] = &[
         takes: None,
         gives: Gives::Json("Update"),
         handler: handler!(update::api::stop),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/firmware",
+        access: READER,
+        about: "What runs before a slot is chosen, compared with what the image carries. 404 where that carries nothing.",
+        parameters: &[],
+        takes: None,
+        gives: Gives::Json("Firmware"),
+        handler: handler!(firmware::show),
+    },
+    Route {
+        method: Method::POST,
+        path: "/v1/firmware",
+        access: OPERATOR,
+        about: "Writes what of it differs: a power cut meanwhile can leave a machine that doesn't start. 409 during an update, or while the version that runs has still to prove itself.",
+        parameters: &[],
+        takes: None,
+        gives: Gives::Json("Firmware"),
+        handler: handler!(firmware::renew),
     },
     Route {
         method: Method::POST,

@@ -44,7 +44,7 @@ use crate::notice;
 use crate::options::{Options, Tuning};
 use crate::paths::Paths;
 use crate::update::Updates;
-use crate::{mdns, routes, tls};
+use crate::{firmware, mdns, routes, tls};
 
 /// Connections at a time.
 const CONNECTIONS: usize = 256;
@@ -64,6 +64,8 @@ pub struct App {
     pub tuning: Tuning,
     /// The node's updates.
     pub updates: Updates,
+    /// What is known of the firmware.
+    pub firmware: firmware::Known,
     /// Permits of answers that flow.
     flows: Arc<Semaphore>,
     /// Permits of shells.
@@ -176,6 +178,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     let app = Arc::new(App {
         tls: RwLock::new(tls::config(&identity, built)?),
         updates: Updates::new(paths.clone(), options.tuning.clone()),
+        firmware: firmware::Known::default(),
         tuning: options.tuning,
         flows: Arc::new(Semaphore::new(FLOWS)),
         shells: Arc::new(Semaphore::new(SHELLS)),

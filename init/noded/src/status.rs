@@ -14,12 +14,17 @@ use crate::system::System;
 
 /// `GET /v1/status`
 pub async fn status(call: Call) -> Outcome {
-    let (paths, name) = (call.app.paths.clone(), call.app.name());
-    let status = call.app.blocking(move || gather(&paths, name)).await?;
+    let (app, name) = (call.app.clone(), call.app.name());
+    let gathered = call.app.blocking(move || {
+        let mut status = gather(&app.paths, name);
+        status.firmware = app.firmware.get(&app.paths);
+        status
+    });
+    let status = gathered.await?;
     json(&status)
 }
 
-/// Everything that is known. What can't be read is left out.
+/// Everything that is known but the firmware. What can't be read is left out.
 #[must_use]
 pub fn gather(paths: &Paths, name: String) -> Status {
     let system = System::new(paths.root());
@@ -30,6 +35,7 @@ pub fn gather(paths: &Paths, name: String) -> Status {
         slots: read_json(&paths.slots()),
         kernel: system.kernel(),
         secure_boot: firmware::secure_boot(paths.root()),
+        firmware: None,
         uptime: system.uptime(),
         time: SystemTime::now()
             .duration_since(UNIX_EPOCH)

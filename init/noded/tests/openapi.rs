@@ -29,6 +29,7 @@ fn schemas() -> Map<String, Value> {
     generator.subschema_for::<api::Logs>();
     generator.subschema_for::<api::SeedInForce>();
     generator.subschema_for::<api::SeedDiff>();
+    generator.subschema_for::<api::Firmware>();
     generator.subschema_for::<api::ResetOrder>();
     generator.subschema_for::<api::Problem>();
     generator.subschema_for::<update::Update>();
