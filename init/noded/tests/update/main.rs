@@ -19,6 +19,7 @@ mod pushes;
 #[path = "../common/ranges.rs"]
 mod ranges;
 mod reboots;
+mod renewal;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
