@@ -8,9 +8,16 @@
 //! include/linux/efi.h. The firmware's own variable says the same, but reading it takes a
 //! module, a mount and a walk through all variables; by this one the kernel itself goes when it
 //! locks down.
+//!
+//! | word of the kernel's command line | |
+//! |---|---|
+//! | `slipway.bootloader=0x5F50DE7F` | when the bootloader in a Raspberry Pi's EEPROM was built, in seconds since 1970; U-Boot's script appends it (`board-configs/pi4.toml`) |
+//! | `slipway.bootloader-since=2020-09-03` | what the board needs |
 
 use std::fs;
 use std::path::Path;
+
+use crate::files;
 
 const BOOT_PARAMS: &str = "sys/kernel/boot_params/data";
 const SECURE_BOOT: usize = 0x1ec;
@@ -25,19 +32,100 @@ pub fn secure_boot(root: &Path) -> Option<bool> {
     }
 }
 
-/// The same in words, for the console.
+/// The bootloader in the board's EEPROM in words: of which day it is, and whether that is too
+/// old; `None` on boards without, or where it hasn't said.
+#[must_use]
+pub fn bootloader(root: &Path) -> Option<String> {
+    let cmdline = files::read_trimmed(root.join("proc/cmdline")).ok()?;
+    let word = |key: &str| {
+        let mut words = cmdline.split_ascii_whitespace();
+        words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    };
+    let built = word("slipway.bootloader")?.strip_prefix("0x")?;
+    let built = date(u32::from_str_radix(built, 16).ok()?);
+    Some(match word("slipway.bootloader-since") {
+        // Both are written so that the earlier is the smaller.
+        Some(since) if *built < *since => format!(
+            "the EEPROM's bootloader is of {built}, and one of {since} or later is needed: write a \
+             newer one (docs/boards/pi4.md)"
+        ),
+        _ => format!("the EEPROM's bootloader is of {built}"),
+    })
+}
+
+/// The day of a time in seconds since 1970, as in `2020-09-03`. Howard Hinnant's
+/// `civil_from_days`, for days that are not before 1970.
+fn date(seconds: u32) -> String {
+    let days = seconds / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    format!("{:04}-{month:02}-{day:02}", era * 400 + year_of_era + next)
+}
+
+/// What is known in words, for the console.
 #[must_use]
 pub fn note(root: &Path) -> String {
-    match secure_boot(root) {
-        Some(true) => "Secure Boot on".to_owned(),
-        Some(false) => "Secure Boot off".to_owned(),
-        None => String::new(),
-    }
+    let secure_boot = match secure_boot(root) {
+        Some(true) => Some("Secure Boot on".to_owned()),
+        Some(false) => Some("Secure Boot off".to_owned()),
+        None => None,
+    };
+    let known: Vec<String> = secure_boot.into_iter().chain(bootloader(root)).collect();
+    known.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_eeproms_bootloader_is_held_against_what_the_board_needs() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("proc")).unwrap();
+        let of = |cmdline: &str| {
+            fs::write(root.path().join("proc/cmdline"), cmdline).unwrap();
+            bootloader(root.path())
+        };
+        let since = "quiet slipway.bootloader-since=2020-09-03";
+        for nothing in ["", "=", "=0x", "=printable", "=0x123456789"] {
+            let cmdline = format!("{since} slipway.bootloader{nothing}\n");
+            assert_eq!(of(&cmdline), None, "{nothing}");
+        }
+        let new = "the EEPROM's bootloader is of 2020-09-03";
+        assert_eq!(
+            of(&format!("{since} slipway.bootloader=0x5F50DE7F")).unwrap(),
+            new
+        );
+        let old = of(&format!("{since} slipway.bootloader=0x5E980CA6")).unwrap();
+        let said = "is of 2020-04-16, and one of 2020-09-03 or later is needed: write a newer";
+        assert!(old.contains(said), "{old}");
+        assert_eq!(note(root.path()), old);
+        let unasked = of("slipway.bootloader=0x5E980CA6").unwrap();
+        assert_eq!(unasked, "the EEPROM's bootloader is of 2020-04-16");
+    }
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (seconds, day) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_735_689_599, "2024-12-31"),
+            (1_735_689_600, "2025-01-01"),
+            (u32::MAX, "2106-02-07"),
+        ] {
+            assert_eq!(date(seconds), day);
+        }
+    }
 
     #[test]
     fn only_what_is_known_is_said() {

@@ -15,6 +15,7 @@
 //! | `watchdog@7e100000` | a `syscon` | it doesn't count: when it is armed it resets the machine at once |
 //! | `reboot`, `poweroff`, `poweroff-last` | added | what its driver does else, by its registers |
 //! | `ram@40000000` | added | the second GiB, of which the firmware would tell |
+//! | `chosen/bootloader` | added | the EEPROM's says there when it was built |
 //! | `model` | [`MODEL`] | the slot's script (`board-configs/pi4.toml`) keeps this tree by it |
 
 use std::path::Path;
@@ -52,6 +53,9 @@ const DISABLED: [&str; 9] = [
     "/soc/serial@7e215040",
 ];
 const POWER: &str = "/soc/watchdog@7e100000";
+
+/// 2020-09-03, the first one that reads a GPT.
+const BUILT: u32 = 0x5f50_de7f;
 
 /// Registers of the power manager, with its password 0x5a (the kernel's
 /// drivers/watchdog/bcm2835_wdt.c): [`RSTC`] with bit 5 resets, or switches off if [`RSTS`]
@@ -103,8 +107,9 @@ pub fn adapt(dtb: &[u8]) -> Result<Vec<u8>> {
         node.remove_property("mmc-pwrseq");
     })?;
     change("/soc/usb@7e980000", &|node| set(node, "dr_mode", "host"))?;
-    change("/chosen", &|node| {
-        set(node, "stdout-path", "serial0:115200n8");
+    change("/chosen", &|chosen| {
+        set(chosen, "stdout-path", "serial0:115200n8");
+        chosen.add_child(node("bootloader", &[], &[("build-timestamp", BUILT)]));
     })?;
     change(POWER, &|node| set(node, "compatible", "syscon"))?;
     let manager = tree

@@ -246,6 +246,7 @@ pub(super) fn check(name: &str, path: &Path, raw: Raw, errors: &mut Vec<String>)
             raw: items(boot.raw),
             device_trees: items(boot.device_trees),
             commands: texts(boot.commands),
+            config_txt: texts(boot.config_txt),
         },
         image: Image {
             first_partition: image

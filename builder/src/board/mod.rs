@@ -243,6 +243,8 @@ pub struct Boot {
     pub device_trees: Vec<Pattern>,
     /// U-Boot: what a slot's script does first.
     pub commands: Vec<String>,
+    /// Raspberry Pi: lines at the end of `config.txt`.
+    pub config_txt: Vec<String>,
 }
 
 /// `[image]`

@@ -129,6 +129,7 @@ table! {
         raw: list RawPiece,
         device_trees: list Pattern,
         commands: list Command,
+        config_txt: list Command,
     }
 }
 

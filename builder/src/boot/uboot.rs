@@ -32,6 +32,8 @@ use crate::tree::{NodeKind, Tree};
 
 /// The script of every board.
 const SCRIPT: &str = "distro/u-boot/boot.cmd";
+/// What a Raspberry Pi's firmware reads first.
+const CONFIG_TXT: &str = "config.txt";
 /// What is made of it on the firmware partition.
 const SCRIPT_FILE: &str = "boot.scr";
 /// What a slot's command line is in.
@@ -66,6 +68,10 @@ impl Files {
             };
             for (path, content) in found {
                 let path = placed(&file.to, &path);
+                let content = match path.as_str() {
+                    CONFIG_TXT => config_txt(&content, &board.boot.config_txt).into(),
+                    _ => content,
+                };
                 if file.once {
                     once.push(path.clone());
                 }
@@ -196,6 +202,19 @@ pub(super) fn slot_script(board: &Board) -> String {
         "fi; fi; fi; fi".to_owned(),
     ]);
     lines.join("\n") + "\n"
+}
+
+/// A Raspberry Pi's `config.txt` with its end: the board's lines, then its owner's.
+fn config_txt(base: &[u8], lines: &[String]) -> Vec<u8> {
+    let mut text = base.to_vec();
+    if !lines.is_empty() {
+        text.extend(b"# `boot.config-txt` of the board.\n");
+    }
+    for line in lines {
+        text.extend(line.bytes().chain(*b"\n"));
+    }
+    text.extend(b"# Its owner's lines, which have the last word.\ninclude user.txt\n");
+    text
 }
 
 /// A file beside the board's TOML; none if it is a package's.

@@ -95,6 +95,16 @@ fn qemus_machine_gets_these_files() {
     check("armv7");
 }
 
+#[test]
+fn a_board_adds_lines_to_config_txt_before_its_owners() {
+    let mut board = load("pi4");
+    board.boot.config_txt = vec!["dtparam=i2c_arm=on".into(), "dtoverlay=mine".into()];
+    let shown = shown(&board);
+    let end = "[all]\n# `boot.config-txt` of the board.\ndtparam=i2c_arm=on\ndtoverlay=mine\n\
+               # Its owner's lines, which have the last word.\ninclude user.txt\n\n===";
+    assert!(shown.contains(end), "{shown}");
+}
+
 /// Whoever reads `config.txt` on a card learns what each line is for.
 #[test]
 fn each_line_of_config_txt_is_explained() {

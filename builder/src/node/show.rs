@@ -67,6 +67,9 @@ impl fmt::Display for Shown {
                 line("slot", &slot_line(slots, slot))?;
             }
         }
+        if let Some(bootloader) = &status.bootloader {
+            line("bootloader", bootloader)?;
+        }
         if let Some(firmware) = &status.firmware {
             line("firmware", &super::firmware::summary(firmware))?;
         }

@@ -13,12 +13,17 @@ use crate::progress::Progress;
 /// The file that a seed can't do without.
 pub const USER_DATA: &str = "user-data";
 
+/// What a Raspberry Pi's `config.txt` includes. It isn't the node's, but the same hands put it
+/// into the same place. An image has one, which stays where a seed brings none.
+pub const USER_TXT: &str = "user.txt";
+
 /// Every file of a seed.
-pub const NAMES: [&str; 5] = [
+pub const NAMES: [&str; 6] = [
     "meta-data",
     "network-config",
     PASSPHRASE_FILE,
     USER_DATA,
+    USER_TXT,
     "vendor-data",
 ];
 

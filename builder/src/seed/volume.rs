@@ -18,7 +18,7 @@ use hadris_storage::sync::BlockDevice;
 use hadris_storage::{BlockIndex, BlockSize};
 use slipway_images::layout::{Partition, Sectors, TYPE_BASIC_DATA, TYPE_ESP, read};
 
-use super::files::{Files, NAMES};
+use super::files::{Files, NAMES, USER_TXT};
 use crate::error::{At as _, Error, Kind, Result};
 
 const SECTOR: usize = Sectors::SIZE as usize;
@@ -75,6 +75,7 @@ fn edit(image: &Path, file: &File, files: &Files) -> Result<(Changes, u64)> {
     for name in NAMES {
         match files.get(name) {
             Some(bytes) => volume.write(name, bytes).map_err(failed)?,
+            None if name == USER_TXT => {}
             None if volume.exists(name).map_err(failed)? => {
                 volume.remove_file(name).map_err(failed)?;
             }
@@ -110,7 +111,8 @@ pub fn compare(image: &Path, files: &Files) -> Result<()> {
     let volume = mount(image, &file, &boot_partition(image, &file)?)?;
     for name in NAMES {
         let found = read_from(&volume, image, name)?;
-        if found.as_deref() != files.get(name) {
+        let is_kept = name == USER_TXT && files.get(name).is_none();
+        if !is_kept && found.as_deref() != files.get(name) {
             return Err(Error::new(
                 Kind::Untrusted,
                 format!(

@@ -29,6 +29,9 @@ pub struct Status {
     /// Whether the firmware verified loader and kernel (Secure Boot); none where it isn't known.
     #[serde(default)]
     pub secure_boot: Option<bool>,
+    /// The bootloader in the board's EEPROM, and whether it is too old; none on boards without.
+    #[serde(default)]
+    pub bootloader: Option<String>,
     /// What runs before a slot is chosen; none where the image carries nothing of it.
     #[serde(default)]
     pub firmware: Option<Firmware>,

@@ -35,6 +35,7 @@ pub fn gather(paths: &Paths, name: String) -> Status {
         slots: read_json(&paths.slots()),
         kernel: system.kernel(),
         secure_boot: firmware::secure_boot(paths.root()),
+        bootloader: firmware::bootloader(paths.root()),
         firmware: None,
         uptime: system.uptime(),
         time: SystemTime::now()
