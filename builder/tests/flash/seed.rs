@@ -50,6 +50,27 @@ fn a_seed_is_embedded_and_replaced_as_a_whole() {
     assert!(fs::read(out).unwrap() == noise(1, 3_000_000));
 }
 
+/// What a Raspberry Pi's `config.txt` includes.
+#[test]
+fn user_txt_is_the_seeds_or_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(dir.path());
+    let seed = seed_dir(dir.path());
+    let embed = || {
+        let out = slipway(&["seed", "embed", str(&image), str(&seed)]);
+        assert!(out.status.success(), "{}", text(&out));
+    };
+    let read = || run("mtype", &["-i", str(&cut_out(&image, ESP)), "::/user.txt"]);
+    fs::write(seed.join("user.txt"), "dtparam=audio=on\n").unwrap();
+    embed();
+    assert_eq!(read(), "dtparam=audio=on\n");
+    // A seed without leaves it alone.
+    fs::remove_file(seed.join("user.txt")).unwrap();
+    embed();
+    assert_eq!(read(), "dtparam=audio=on\n");
+    assert_clean(&image);
+}
+
 #[test]
 fn an_image_with_a_seed_can_be_flashed_though_it_is_not_what_was_built() {
     let dir = tempfile::tempdir().unwrap();
