@@ -22,17 +22,13 @@ use slipway_images::layout::{self, Table, derive_uuid};
 use crate::board::Board;
 use crate::digest;
 use crate::error::{Error, Kind, Result};
-use crate::formats::{cpio, fat, gpt, verity};
+use crate::formats::{fat, gpt, verity};
 use crate::root::Root;
 use crate::secure_boot::SecureBoot;
 use crate::source::Source;
 use crate::tree::{NodeKind, Tree};
 
 pub use uboot::{COMMAND_LINE_FILE, COMMAND_LINE_NAME, INITRD_FILE};
-
-/// zstd level of the initrd: 19 took 11 s of each build and saved 3 % of a tenth of
-/// the image.
-const INITRD_LEVEL: i32 = 12;
 
 /// Files that packages bring for the boot partitions.
 pub struct BootFiles {
@@ -138,10 +134,6 @@ pub struct Ingredients<'a> {
 }
 
 impl Ingredients<'_> {
-    fn initrd(&self) -> Result<Vec<u8>> {
-        cpio::compressed(&self.root.initrd, self.epoch, INITRD_LEVEL)
-    }
-
     fn command_line(&self) -> String {
         let mut words = vec![format!("roothash={}", self.hash)];
         words.extend(self.board.kernel.command_line.iter().cloned());
@@ -181,6 +173,7 @@ pub fn write(from: &Ingredients<'_>, file: &File, table: &Table, image: &Path) -
             if let Some(keys) = from.keys {
                 keys.seal(&mut esp)?;
             }
+            systemd_boot::check_room(&esp, from.board.image.boot_size)?;
             from.write_fat(&esp, file, table, layout::ESP, "SLIPWAY", "boot partition")
         }
         Loader::UBoot(files) => {

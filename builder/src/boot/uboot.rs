@@ -26,7 +26,7 @@ use slipway_images::slot::{CHOICE_FILES, Choice, RECORD_SIZE, UBOOT_RECORD_FILE}
 use super::{Ingredients, missing};
 use crate::board::{Architecture, Board, BootFile, Pattern, RawPiece};
 use crate::error::{At as _, Error, Kind, Result};
-use crate::formats::uimage;
+use crate::formats::{cpio, uimage};
 use crate::source::Source;
 use crate::tree::{NodeKind, Tree};
 
@@ -40,8 +40,11 @@ const SCRIPT_FILE: &str = "boot.scr";
 pub const COMMAND_LINE_FILE: &str = "slot.env";
 /// Under which name.
 pub const COMMAND_LINE_NAME: &str = "bootargs=";
-/// A slot's initrd.
+/// A slot's initrd, compressed: U-Boot reads cards at 10 to 20 MB/s, so the 10 MB that it is larger
+/// unpacked would be up to a second of each boot.
 pub const INITRD_FILE: &str = "initrd";
+/// zstd level of it: 19 took 11 s of each build and saved 3 % of a tenth of the image.
+const INITRD_LEVEL: i32 = 12;
 
 /// A file, and where it goes.
 type Placed<P> = (P, Arc<[u8]>);
@@ -140,7 +143,8 @@ impl Files {
         let line = format!("{COMMAND_LINE_NAME}{}\n", from.command_line());
         tree.file(COMMAND_LINE_FILE, 0o644, line)?;
         tree.file("linux", 0o644, from.root.boot.kernel.to_vec())?;
-        tree.file(INITRD_FILE, 0o644, from.initrd()?)?;
+        let initrd = cpio::compressed(&from.root.initrd, from.epoch, INITRD_LEVEL)?;
+        tree.file(INITRD_FILE, 0o644, initrd)?;
         for (path, content) in &self.device_trees {
             tree.file(&format!("dtb/{path}"), 0o644, content.to_vec())?;
         }

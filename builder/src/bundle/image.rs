@@ -288,12 +288,15 @@ fn root_hash(command_line: &str) -> Result<RootHash> {
         .ok_or_else(|| Error::new(Kind::Input, "its kernel's command line has no roothash="))
 }
 
-/// `image.json` of an initrd.
+/// `image.json` of an initrd, compressed or not: kernel images had compressed ones once.
 fn info(initrd: &[u8]) -> Result<ImageInfo> {
     let wrong = |e: io::Error| Error::new(Kind::Input, format!("its initrd: {e}"));
-    let mut archive = zstd::Decoder::new(initrd)
-        .map_err(wrong)?
-        .take(INITRD_LIMIT);
+    let unpacked: Box<dyn io::Read + '_> =
+        match initrd.starts_with(&zstd::zstd_safe::MAGICNUMBER.to_le_bytes()) {
+            true => Box::new(zstd::Decoder::new(initrd).map_err(wrong)?),
+            false => Box::new(initrd),
+        };
+    let mut archive = unpacked.take(INITRD_LIMIT);
     let wanted = IMAGE_INFO_PATH.trim_start_matches('/');
     loop {
         let mut entry = cpio::newc::Reader::new(archive).map_err(wrong)?;

@@ -1,4 +1,4 @@
-//! The initial RAM filesystem: a cpio archive in the "newc" form, compressed with zstd.
+//! The initial RAM filesystem: a cpio archive in the "newc" form, with zstd around it or not.
 //!
 //! | offset | size | field (hexadecimal digits) | here |
 //! |---|---|---|---|

@@ -42,7 +42,7 @@ pub struct Parts<'a> {
     pub stub: &'a [u8],
     /// The kernel, an EFI program itself (bzImage, Image).
     pub linux: &'a [u8],
-    /// The initrd, compressed as the kernel likes.
+    /// The initrd, a cpio archive, compressed as the kernel likes or not.
     pub initrd: &'a [u8],
     /// The kernel's command line, ASCII without line breaks.
     pub cmdline: &'a str,

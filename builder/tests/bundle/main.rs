@@ -90,7 +90,12 @@ impl Kit<'_> {
         let mut initrd = Tree::new();
         initrd.file("init", 0o755, noise(4, 1 << 20)).unwrap();
         initrd.file(IMAGE_INFO_PATH, 0o644, info).unwrap();
-        let initrd = cpio::compressed(&initrd, EPOCH, 3).unwrap();
+        // The first versions had compressed ones.
+        let initrd = match self.number {
+            1 => cpio::compressed(&initrd, EPOCH, 3),
+            _ => cpio::archive(&initrd, EPOCH),
+        };
+        let initrd = initrd.unwrap();
 
         let sizes = Sizes {
             esp: Bytes::mib(40),
