@@ -150,19 +150,9 @@ fn a_channel_is_followed_as_far_as_it_is_to_be_believed() {
     let old = Version::first();
     let new = old.next();
     let bytes = bundle(&new, &[&old]);
-    let shown = Arc::new(Mutex::new(Vec::new()));
-    let (now, file) = (Arc::clone(&shown), bytes.clone());
-    let server = Server::new(
-        move |path| match path {
-            "/c/test.channel" => Some(now.lock().unwrap().clone()),
-            "/c/x.slip" => Some(file.clone()),
-            _ => None,
-        },
-        |_| Mood::Fine,
-    );
-    let wish = json!({"channel": server.url("/c/"), "poll": 1});
+    let shop = Shop::new(bytes.clone());
+    let wish = json!({"channel": shop.server.url("/c/"), "poll": 1});
     let mut node = Node::start_in(root(&owner, &old, wish), &[]);
-    let show = |bytes: Vec<u8>| *shown.lock().unwrap() = bytes;
     let says = |node: &Node, words: &str| {
         until(words, || {
             let note = update(node, &owner)["channel"]["note"].to_string();
@@ -170,22 +160,22 @@ fn a_channel_is_followed_as_far_as_it_is_to_be_believed() {
         });
     };
     says(&node, "channel index");
-    show(index(&old, &bundle(&old, &[]), 7, 100));
+    shop.show(index(&old, &bundle(&old, &[]), 7, 100));
     says(&node, "runs here");
-    show(index(&new, &bytes, 6, 100));
+    shop.show(index(&new, &bytes, 6, 100));
     says(&node, "older index (6) than before (7)");
-    show(index(&new, &bytes, 8, 0));
+    shop.show(index(&new, &bytes, 8, 0));
     says(&node, "is for 0 % of the nodes");
     is_untouched(&node);
     // Another bundle than the one that is named.
-    show(index(&new, &bundle(&new, &[]), 9, 100));
+    shop.show(index(&new, &bundle(&new, &[]), 9, 100));
     until("it is refused", || {
         update(&node, &owner)["note"]
             .to_string()
             .contains("isn't the one")
     });
     is_untouched(&node);
-    show(index(&new, &bytes, 10, 100));
+    shop.show(index(&new, &bytes, 10, 100));
     until("it reboots", || {
         node.init.as_mut().unwrap().try_wait().unwrap().is_some()
     });
