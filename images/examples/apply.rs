@@ -10,26 +10,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use slipway_images::bundle::keys::PublicKey;
-use slipway_images::bundle::{Allow, Bundle, KernelPlace, NodeFacts, Places, Progress, Step};
-use slipway_images::slot::{Disk as _, FatError, SlotError};
+use slipway_images::bundle::{Allow, Apart, Bundle, NodeFacts, Places, Progress, Step};
+use slipway_images::direct::{Direct, Share};
 use slipway_images::verity;
-use slipway_noded::update::places::Root;
-
-struct Kernel(File);
-
-impl KernelPlace for Kernel {
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SlotError> {
-        Ok(self.0.write_at(offset, bytes).map_err(FatError::Io)?)
-    }
-
-    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), SlotError> {
-        Ok(self.0.read_at(offset, buffer).map_err(FatError::Io)?)
-    }
-
-    fn read_running(&mut self, _: u64, _: &mut [u8]) -> Result<(), SlotError> {
-        Err(FatError::Missing("kernel".into()).into())
-    }
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -42,17 +25,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let manifest = bundle.manifest().clone();
     let size = verity::end(manifest.root.size).ok_or("a root without end")?;
     File::create(root)?.set_len(size)?;
-    let (mut root, slot_size) = Root::open(root)?;
+    let mut root = Direct::open(root, Share::Exclusive)?;
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(true);
-    let mut kernel = Kernel(options.open(kernel)?);
+    let mut kernel = Apart(options.open(kernel)?);
     kernel.0.set_len(manifest.kernel.size)?;
     let facts = NodeFacts {
         board: &manifest.board,
         version: "",
         release: 0,
         root_hash: None,
-        slot_size,
+        slot_size: size,
         boot_room: manifest.kernel.size,
         supports: &[],
         bad_versions: &[],

@@ -1,7 +1,10 @@
 //! The anatomy of a Slipway image, shared by who writes it and who reads it.
 
+pub mod buffer;
 #[cfg(feature = "bundle")]
 pub mod bundle;
+#[cfg(feature = "bundle")]
+pub mod direct;
 pub mod firmware;
 pub mod hex;
 pub mod info;

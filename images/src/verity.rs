@@ -44,6 +44,7 @@ use std::sync::{Mutex, PoisonError};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use crate::buffer::{Buffer, is_zero};
 use crate::hex::{hex, unhex};
 
 /// Bytes of a block, of data and of the tree.
@@ -275,12 +276,13 @@ pub fn tree<E: Send>(
         hash.update(block);
         hash.finalize().into()
     };
-    let mut digests = digest(&[0; BLOCK_BYTES]).repeat(blocks.get() as usize);
+    let zero = digest(&[0; BLOCK_BYTES]);
+    let mut digests = zero.repeat(blocks.get() as usize);
     {
         let jobs = Mutex::new(pieces(used, &mut digests).into_iter());
         let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
         let work = || -> Result<(), E> {
-            let mut buffer = vec![0; (PIECE * BLOCK) as usize];
+            let mut buffer = Buffer::new((PIECE * BLOCK) as usize);
             while let Some((first, places)) = next() {
                 let data = &mut buffer[..places.len() / DIGEST * BLOCK_BYTES];
                 let done = read(first, data);
@@ -291,7 +293,7 @@ pub fn tree<E: Send>(
                 done?;
                 let places = places.as_chunks_mut::<DIGEST>().0;
                 for (place, block) in places.iter_mut().zip(data.chunks(BLOCK_BYTES)) {
-                    *place = digest(block);
+                    *place = if is_zero(block) { zero } else { digest(block) };
                 }
             }
             Ok(())

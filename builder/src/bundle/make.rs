@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use slipway_images::buffer::is_zero;
 use slipway_images::bundle::manifest::{
     self, Base, Delta, Digest, Manifest, Payload, PayloadName, Segment, Stored,
 };
@@ -22,7 +23,6 @@ use super::deltas::Marks;
 use super::image::Image;
 use crate::atomic::Pending;
 use crate::error::{At as _, Error, Kind, Result};
-use crate::formats::sparse;
 use crate::formats::store::Store;
 use crate::formats::zst::pool;
 use crate::keys::update::{self, PrivateKey};
@@ -209,7 +209,7 @@ impl Maker<'_> {
                 |start| {
                     let bytes = self.image.read(name, *start, SEGMENT)?;
                     task.add(bytes.len() as u64);
-                    let piece = match sparse::is_zero(&bytes) {
+                    let piece = match is_zero(&bytes) {
                         true => None,
                         false => Some(self.encode(&bytes, &[], self.level)?),
                     };

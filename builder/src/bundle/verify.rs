@@ -9,10 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use slipway_images::bundle::segment::FrameHead;
-use slipway_images::bundle::{
-    Allow, Bundle, Digest, KernelPlace, NodeFacts, Places, RootPlace, Step,
-};
-use slipway_images::slot::{Disk, SlotError};
+use slipway_images::bundle::{Allow, Apart, Bundle, Digest, NodeFacts, Places, RootPlace, Step};
+use slipway_images::slot::Disk;
 use slipway_images::verity;
 
 use super::refused;
@@ -76,7 +74,7 @@ pub fn verify(path: &Path, key: &Path, progress: &Progress) -> Result<Verified> 
         .map_err(|e| refused(path, &e))?;
     let dir = std::env::temp_dir();
     let mut root = Scratch::new(&dir, size)?;
-    let mut kernel = Scratch::new(&dir, manifest.kernel.size)?;
+    let mut kernel = Apart(Scratch::new(&dir, manifest.kernel.size)?);
     let mut places = Places {
         root: &mut root,
         running_root: None,
@@ -167,22 +165,5 @@ impl Disk for Scratch {
 impl RootPlace for Scratch {
     fn forget(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl KernelPlace for Scratch {
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SlotError> {
-        self.write_at(offset, bytes)
-            .map_err(|e| slipway_images::slot::FatError::Io(e).into())
-    }
-
-    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), SlotError> {
-        self.read_at(offset, buffer)
-            .map_err(|e| slipway_images::slot::FatError::Io(e).into())
-    }
-
-    fn read_running(&mut self, _: u64, _: &mut [u8]) -> Result<(), SlotError> {
-        let nothing = io::ErrorKind::NotFound.into();
-        Err(slipway_images::slot::FatError::Io(nothing).into())
     }
 }

@@ -2,12 +2,11 @@
 //!
 //! [`flash`] is the walk: the image's beginning is read and checked ([`source`]), the
 //! target chosen ([`ask`], [`devices`]) and checked ([`target`]), the image written
-//! ([`mod@write`]) past the page cache ([`direct`]), read back ([`verify`]), and a seed
+//! ([`mod@write`]) past the page cache ([`slipway_images::direct`]), read back ([`verify`]), and a seed
 //! put into its boot partition ([`crate::seed`]).
 
 pub mod ask;
 pub mod devices;
-pub mod direct;
 mod ioctl;
 pub mod source;
 pub mod target;

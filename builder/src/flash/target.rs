@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
+use slipway_images::buffer::Buffer;
+use slipway_images::direct::{Direct, Share};
 
 use super::devices::{Disk, Node, System};
-use super::direct::{Buffer, Direct, Share};
 use super::ioctl;
 use super::source::Source;
 use crate::atomic::Pending;

@@ -3,8 +3,8 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use sha2::{Digest as _, Sha256};
+use slipway_images::buffer::Buffer;
 
-use super::direct::Buffer;
 use super::target::Device;
 use super::write::{PIECE, Written};
 use crate::error::{Error, Kind, Result};

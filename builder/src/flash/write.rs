@@ -14,13 +14,12 @@ use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use sha2::{Digest as _, Sha256};
+use slipway_images::buffer::{Buffer, is_zero};
 
-use super::direct::Buffer;
 use super::source::{Piece, Source};
 use super::target::Device;
 use crate::digest::to_hex;
 use crate::error::{Error, Kind, Result};
-use crate::formats::sparse::is_zero;
 use crate::progress::{Progress, Task};
 
 /// Bytes in a piece: a multiple of the erase blocks of most cards.

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use rustix::fs::SeekFrom;
+use slipway_images::buffer::is_zero;
 
 use crate::atomic::Pending;
 use crate::error::{At as _, Result};
@@ -18,19 +19,6 @@ use crate::progress::Progress;
 
 /// The unit in which zeros are looked for: a block of the usual filesystems.
 pub const BLOCK: usize = 4096;
-
-/// Whether all bytes are zero.
-pub fn is_zero(bytes: &[u8]) -> bool {
-    // Whole words first; the compiler makes vectors of it.
-    let (before, words, after) = {
-        let mid = bytes.len() / 16 * 16;
-        (&bytes[..0], &bytes[..mid], &bytes[mid..])
-    };
-    before.iter().chain(after).all(|b| *b == 0)
-        && words
-            .chunks_exact(16)
-            .all(|c| u128::from_le_bytes(<[u8; 16]>::try_from(c).unwrap_or([1; 16])) == 0)
-}
 
 /// Writes those blocks of `bytes` that are not zero.
 ///

@@ -47,7 +47,7 @@ mod source;
 pub mod wire;
 
 pub use admit::{Admitted, Allow, NodeFacts};
-pub use apply::{KernelPlace, Places, Prepared, Progress, RootPlace, Step};
+pub use apply::{Apart, KernelPlace, Places, Prepared, Progress, RootPlace, Step};
 pub use error::BundleError;
 pub use manifest::{Digest, Manifest, PayloadName};
 pub use source::{Source, content_range};

@@ -5,8 +5,7 @@ use std::ops::ControlFlow;
 use std::process::Command;
 
 use slipway_images::bundle::manifest::{PREFIX_LIMIT, SEGMENT_LIMIT};
-use slipway_images::bundle::{Allow, Bundle, NodeFacts, Places};
-use slipway_images::slot::{Disk, FatError, SlotError};
+use slipway_images::bundle::{Allow, Apart, Bundle, NodeFacts, Places};
 use slipway_images::verity::{self, RootHash};
 
 use super::maker::{BOARD, Draft, Version, compress, key, noise, public, stored};
@@ -15,22 +14,6 @@ use super::node::Partition;
 const DIR: &str = "SLIPWAY_TEST_MEMORY";
 /// Bytes of the root.
 const ROOT: usize = 48 << 20;
-
-struct Kernel(Partition);
-
-impl slipway_images::bundle::KernelPlace for Kernel {
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SlotError> {
-        Ok(self.0.write_at(offset, bytes).map_err(FatError::Io)?)
-    }
-
-    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), SlotError> {
-        Ok(self.0.read_at(offset, buffer).map_err(FatError::Io)?)
-    }
-
-    fn read_running(&mut self, _: u64, _: &mut [u8]) -> Result<(), SlotError> {
-        Err(FatError::Missing("kernel".into()).into())
-    }
-}
 
 #[test]
 fn an_update_of_the_largest_pieces_takes_less_than_64_mib() {
@@ -140,7 +123,7 @@ fn takes_it() {
     let mut places = Places {
         root: &mut Partition::new(&[], size),
         running_root: Some(&mut File::open(dir.join("old")).unwrap()),
-        kernel: &mut Kernel(Partition::new(&[], 1)),
+        kernel: &mut Apart(Partition::new(&[], 1)),
     };
     let mut watch = |_: &_| ControlFlow::Continue(());
     let prepared = admitted.prepare(&mut places, &mut watch).unwrap();

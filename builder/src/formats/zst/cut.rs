@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use slipway_images::buffer::is_zero;
+
 use crate::formats::sparse::{self, BLOCK};
 
 /// Zeros of at least this length are a segment of their own.
@@ -117,7 +119,7 @@ impl Cutter {
 
     fn block(&mut self, block: &[u8]) {
         let n = block.len() as u64;
-        if sparse::is_zero(block) {
+        if is_zero(block) {
             self.zeros(self.at + n);
             return;
         }

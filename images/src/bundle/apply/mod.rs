@@ -30,7 +30,7 @@ use pieces::Pieces;
 use places::Looking;
 use write::AtWork;
 
-pub use places::{KernelPlace, Places, RootPlace};
+pub use places::{Apart, KernelPlace, Places, RootPlace};
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 
 use super::{Progress, Watch};
 use crate::bundle::error::BundleError;
-use crate::slot::{BootMethod, Disk, SlotError, Writing};
+use crate::direct::Direct;
+use crate::slot::{BootMethod, Disk, FatError, SlotError, Writing};
 
 /// Bytes that are read or written at once.
 pub const PIECE: usize = 1 << 20;
@@ -18,6 +19,12 @@ pub trait RootPlace: Disk + Send {
     /// # Errors
     /// Those of the system call.
     fn forget(&mut self) -> io::Result<()>;
+}
+
+impl RootPlace for Direct {
+    fn forget(&mut self) -> io::Result<()> {
+        Direct::forget(self)
+    }
 }
 
 /// Where the kernel image is written, and where the one that runs is read.
@@ -52,6 +59,24 @@ impl<B: BootMethod> KernelPlace for Writing<'_, B> {
 
     fn read_running(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), SlotError> {
         Writing::read_running(self, offset, buffer)
+    }
+}
+
+/// A kernel image that is written where none runs.
+#[derive(Debug)]
+pub struct Apart<D>(pub D);
+
+impl<D: Disk> KernelPlace for Apart<D> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SlotError> {
+        Ok(self.0.write_at(offset, bytes).map_err(FatError::Io)?)
+    }
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), SlotError> {
+        Ok(self.0.read_at(offset, buffer).map_err(FatError::Io)?)
+    }
+
+    fn read_running(&mut self, _: u64, _: &mut [u8]) -> Result<(), SlotError> {
+        Err(FatError::Io(io::ErrorKind::NotFound.into()).into())
     }
 }
 

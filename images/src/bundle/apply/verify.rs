@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::compare::digest;
 use super::places::{Looking, PIECE, threads, told};
 use super::{Progress, Step};
+use crate::buffer::Buffer;
 use crate::bundle::error::BundleError;
 use crate::bundle::manifest::Manifest;
 use crate::slot::Verified;
@@ -30,14 +31,17 @@ impl Looking<'_, '_, '_, '_> {
                 found: tree.root,
             });
         }
-        let root = &mut self.places.root;
-        root.write_at(size, &tree.bytes)
-            .map_err(BundleError::Place)?;
+        let mut buffer = Buffer::new(PIECE);
+        let parts = || (size..).step_by(PIECE).zip(tree.bytes.chunks(PIECE));
+        for (offset, part) in parts() {
+            let written = &mut buffer[..part.len()];
+            written.copy_from_slice(part);
+            let root = &mut self.places.root;
+            root.write_at(offset, written).map_err(BundleError::Place)?;
+        }
         self.settle()?;
-        let mut buffer = vec![0; PIECE];
-        for (n, part) in tree.bytes.chunks(PIECE).enumerate() {
+        for (offset, part) in parts() {
             let read = &mut buffer[..part.len()];
-            let offset = size + (n * PIECE) as u64;
             let root = &mut self.places.root;
             root.read_at(offset, read).map_err(BundleError::Place)?;
             if read != part {

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use super::pieces::Pieces;
 use super::places::{KernelPlace, PIECE, RootPlace, threads, told};
 use super::{Action, Job, Prepared, Progress, Watch};
+use crate::buffer::Buffer;
 use crate::bundle::error::BundleError;
 use crate::bundle::manifest::{Digest, PayloadName, Stored};
 use crate::bundle::segment::{SegmentError, unpack};
@@ -46,12 +47,12 @@ pub struct AtWork<'l, 'w, 'v> {
 enum Material {
     Zeros,
     /// The same place of the slot that runs.
-    Copy(Vec<u8>),
+    Copy(Buffer),
     Piece {
         piece: Vec<u8>,
         stored: Stored,
         /// Of a delta.
-        prefix: Option<Vec<u8>>,
+        prefix: Option<Buffer>,
     },
 }
 
@@ -69,7 +70,7 @@ struct Work {
 struct Unpacked {
     job: Job,
     offset: u64,
-    bytes: Vec<u8>,
+    bytes: Buffer,
     memory: u64,
 }
 
@@ -83,18 +84,17 @@ struct Done {
 
 /// Buffers that were written: each thread's heap would keep some of its own.
 #[derive(Default)]
-struct Spare(Mutex<Vec<Vec<u8>>>);
+struct Spare(Mutex<Vec<Buffer>>);
 
 impl Spare {
     /// One with any bytes in it.
-    fn take(&self, size: usize) -> Vec<u8> {
+    fn take(&self, size: usize) -> Buffer {
         let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut bytes = spare.unwrap_or_default();
-        bytes.resize(size, 0);
-        bytes
+        let fits = spare.and_then(|spare| spare.with_len(size));
+        fits.unwrap_or_else(|| Buffer::new(size))
     }
 
-    fn give(&self, bytes: Vec<u8>) {
+    fn give(&self, bytes: Buffer) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() < SPARE {
             all.push(bytes);
@@ -315,8 +315,8 @@ impl AtWork<'_, '_, '_> {
     }
 
     /// A stretch of what runs, of a length that `Manifest::check` has limited.
-    fn read_running(&mut self, payload: PayloadName, offset: u64, len: u64) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; len as usize];
+    fn read_running(&mut self, payload: PayloadName, offset: u64, len: u64) -> Option<Buffer> {
+        let mut bytes = Buffer::new(len as usize);
         match payload {
             PayloadName::Kernel => self.kernel.read_running(offset, &mut bytes).ok()?,
             PayloadName::Root => {
@@ -349,7 +349,7 @@ fn made(
     place: &Range<u64>,
     sha256: Digest,
     spare: &Spare,
-) -> Result<Option<Vec<u8>>, SegmentError> {
+) -> Result<Option<Buffer>, SegmentError> {
     // Limited to 8 MiB by `Manifest::check`.
     let size = (place.end - place.start) as usize;
     match material {

@@ -4,10 +4,9 @@ use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
 use std::path::Path;
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use slipway_images::bundle::RootPlace;
+use slipway_images::direct::Direct;
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo, Loader};
-use slipway_images::slot::{Area, Disk, Slot, Slots};
+use slipway_images::slot::{Area, Slot, Slots};
 use slipway_init::slots::{self, Boot};
 
 use crate::paths::Paths;
@@ -15,55 +14,15 @@ use crate::paths::Paths;
 /// Why the node has no slots to write.
 const NONE: &str = "this machine has no slots: it wasn't started from an image of Slipway";
 
-/// A root partition that is written.
-pub struct Root(File);
-
-impl Root {
-    /// Opens it, and says how many bytes it has. Alone: who has it mounted by hand must not see
-    /// it change.
-    ///
-    /// # Errors
-    /// Those of the system calls.
-    pub fn open(path: &Path) -> io::Result<(Self, u64)> {
-        let (file, size) = open_sized(path)?;
-        Ok((Self(file), size))
-    }
-}
-
-impl Disk for Root {
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        Disk::read_at(&mut self.0, offset, buffer)
-    }
-
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        Disk::write_at(&mut self.0, offset, bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl RootPlace for Root {
-    fn forget(&mut self) -> io::Result<()> {
-        Ok(posix_fadvise(
-            &self.0,
-            0,
-            0,
-            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-        )?)
-    }
-}
-
 /// What an update reads and writes.
 pub struct Node {
     /// The slots, with the boot partition open for as long as they are.
     pub slots: Slots<Boot>,
     /// The root partition of the slot that doesn't run, and its bytes.
-    pub root: (Root, u64),
+    pub root: (Direct, u64),
     /// That of the one that runs. As it is on the disk: what is read through dm-verity restarts
     /// the machine when it is damaged, and here every byte is compared with a digest.
-    pub running: Option<File>,
+    pub running: Option<Direct>,
 }
 
 impl Node {
@@ -101,8 +60,12 @@ impl Node {
         let slots = Slots::load(boot, booted).map_err(|error| error.to_string())?;
         let other: Slot = !booted;
         let path = device(other.root()).ok_or_else(|| missing(other.root()))?;
-        let root = Root::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let direct = |(file, size)| Ok((Direct::new(file)?, size));
+        let root = open_sized(&path)
+            .and_then(direct)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         let running = device(booted.root()).and_then(|path| File::open(path).ok());
+        let running = running.and_then(|file| Direct::new(file).ok());
         Ok(Self {
             slots,
             root,

@@ -8,43 +8,12 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl};
 
-/// What buffers are aligned to in memory: at least the logical block of any disk.
-const ALIGNMENT: usize = 4096;
-
-/// A buffer that direct I/O takes.
-pub struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl Buffer {
-    /// `len` zero bytes.
-    pub fn new(len: usize) -> Self {
-        let bytes = vec![0; len + ALIGNMENT];
-        let start = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self { bytes, start, len }
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.bytes[self.start..self.start + self.len]
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..self.start + self.len]
-    }
-}
+use crate::slot::Disk;
 
 /// Whether an open takes the device for itself alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +25,7 @@ pub enum Share {
 }
 
 /// An open file or device.
+#[derive(Debug)]
 pub struct Direct {
     file: File,
     buffered: bool,
@@ -71,23 +41,26 @@ impl Direct {
             Share::Exclusive => OFlags::EXCL,
             Share::Shared => OFlags::empty(),
         };
-        let open = |flags: OFlags| {
-            File::options()
-                .read(true)
-                .write(true)
-                .custom_flags(flags.bits().cast_signed())
-                .open(path)
+        let mut options = File::options();
+        options.read(true).write(true);
+        options.custom_flags(exclusive.bits().cast_signed());
+        Self::new(options.open(path)?)
+    }
+
+    /// Past the page cache from here on, if that can be had.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub fn new(file: File) -> io::Result<Self> {
+        let flags = fcntl_getfl(&file)?;
+        let buffered = match fcntl_setfl(&file, flags | OFlags::DIRECT) {
+            Err(e) if is_refusal(&e.into()) => true,
+            result => {
+                result?;
+                false
+            }
         };
-        match open(OFlags::DIRECT | exclusive) {
-            Err(e) if is_refusal(&e) => Ok(Self {
-                file: open(exclusive)?,
-                buffered: true,
-            }),
-            result => Ok(Self {
-                file: result?,
-                buffered: false,
-            }),
-        }
+        Ok(Self { file, buffered })
     }
 
     /// The open file, for what is no reading or writing.
@@ -130,6 +103,14 @@ impl Direct {
     /// Those of fsync(2).
     pub fn settle(&self) -> io::Result<()> {
         self.file.sync_all()?;
+        self.forget()
+    }
+
+    /// Forgets what memory holds of what is durable.
+    ///
+    /// # Errors
+    /// Those of posix_fadvise(2).
+    pub fn forget(&self) -> io::Result<()> {
         fadvise(&self.file, 0, None, Advice::DontNeed).map_err(io::Error::from)
     }
 
@@ -141,6 +122,20 @@ impl Direct {
     }
 }
 
+impl Disk for Direct {
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
 fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput
 }
@@ -148,15 +143,7 @@ fn is_refusal(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn buffers_are_aligned_and_have_their_length() {
-        for len in [0, 1, 512, 4096, 1 << 20] {
-            let buffer = Buffer::new(len);
-            assert_eq!(buffer.len(), len);
-            assert!((buffer.as_ptr() as usize).is_multiple_of(ALIGNMENT));
-        }
-    }
+    use crate::buffer::Buffer;
 
     #[test]
     fn an_odd_tail_is_written_without_direct_io() {
