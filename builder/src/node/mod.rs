@@ -103,6 +103,9 @@ pub enum What {
         #[arg(long)]
         yes: bool,
     },
+    /// Print the token that agents join the node's cluster with, for `slipway.cluster.token` in
+    /// their seeds.
+    Token,
     /// Print the administrator's kubeconfig of the node's cluster.
     Kubeconfig {
         /// The API server's address in it [default: the node's, port 6443].
@@ -204,6 +207,7 @@ pub fn run(args: &NodeArgs, context: &Context<'_>, progress: &Progress) -> Resul
             client.post("/v1/reset", Some(&json!({ "node": node })))?;
             progress.say("it is rebooting, and begins anew");
         }
+        What::Token => output(&client.text("/v1/agent-token")?)?,
         What::Kubeconfig { server } => kubeconfig(&client, &target, server.as_deref())?,
         What::Apply {
             seed,
@@ -330,7 +334,11 @@ fn kubeconfig(client: &Client, target: &Target, server: Option<&str>) -> Result<
         .map(str::to_owned)
         .or_else(|| target.kubernetes.clone())
         .unwrap_or_else(|| format!("https://{}", authority(&target.host, API_PORT)));
-    write!(std::io::stdout(), "{}", config.to_yaml())
+    output(&config.to_yaml())
+}
+
+fn output(text: &str) -> Result<()> {
+    write!(std::io::stdout(), "{text}")
         .map_err(|e| Error::new(Kind::Io, format!("writing to stdout: {e}")))
 }
 

@@ -27,8 +27,9 @@ use crate::progress::Progress;
 
 /// The port of the API server, in the guest and, where free, on the host.
 pub const API_PORT: u16 = 6443;
-/// Below this a node doesn't come up: Kubernetes alone takes half of it.
+/// Below this a server doesn't come up: Kubernetes alone takes half of it. An agent does with less.
 const MEMORY_MIN: Mebibytes = Mebibytes(1024);
+const MEMORY_MIN_AGENT: Mebibytes = Mebibytes(512);
 const MEMORY_DEFAULT: Mebibytes = Mebibytes(2048);
 const CPUS_DEFAULT: NonZeroU16 = NonZeroU16::MIN.saturating_add(1);
 const DISK_DEFAULT: DiskSize = DiskSize::gib(16);
@@ -131,12 +132,16 @@ struct Wanted {
 
 impl Wanted {
     fn from(args: &RunArgs, context: &Context<'_>) -> Result<Self> {
+        let least = match args.join {
+            Some(_) => MEMORY_MIN_AGENT,
+            None => MEMORY_MIN,
+        };
         if let Some(memory) = args.memory
-            && memory < MEMORY_MIN
+            && memory < least
         {
             return Err(Error::new(
                 Kind::Missing,
-                format!("{memory} of memory is too little: a node needs at least {MEMORY_MIN}"),
+                format!("{memory} of memory is too little: a node needs at least {least}"),
             )
             .hint("give it more: --memory 2G"));
         }

@@ -12,6 +12,7 @@ use slipway_qemu::machine::{Arch, Mebibytes, OnReboot};
 use slipway_qemu::raspi;
 
 use super::flashed::{NODE, Owned, seeds, slipway};
+use super::joined::Pair;
 use super::machine::{Cluster, MINUTE, image_of, run};
 use super::slots::staged_on;
 
@@ -98,6 +99,16 @@ fn board_armv7_falls_back_from_a_version_that_never_gets_up() {
     let line = owned.node.wait_console("] slots ", 6 * MINUTE);
     assert!(line.contains("a good, runs; b bad, the new one"), "{line}");
     owned.node.power_down(2 * MINUTE);
+}
+
+/// An agent of a server with another processor: what runs on it comes from its own image.
+#[test]
+#[ignore = "boots two machines: run with --ignored"]
+fn board_armv7_is_an_agent_of_an_x86_64_server() {
+    let pair = Pair::start(&armv7(), "1024M");
+    let path = "jsonpath={.items[*].status.nodeInfo.architecture}";
+    assert_eq!(pair.kubectl(&["get", "nodes", "-o", path]), "amd64 arm");
+    pair.pods_reach_each_other();
 }
 
 /// On QEMU's model of the board: its card, its serial port, the U-Boot that is built for it, and

@@ -21,6 +21,7 @@ mod disk;
 mod fetched;
 mod flashed;
 mod immutable;
+mod joined;
 mod machine;
 #[path = "../../../images/tests/slot/cuts.rs"]
 mod recorded;

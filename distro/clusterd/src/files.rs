@@ -71,6 +71,8 @@ fn write_json(path: &Path, content: &Value, mode: u32) -> Result<bool, Error> {
 /// `KubeletConfiguration` (kubelet.config.k8s.io/v1beta1).
 fn kubelet(config: &Config) -> Result<Value, Error> {
     let paths = &config.paths;
+    // Kubelet, containerd and kube-proxy, and on a server the control plane.
+    let reserved = if config.is_server() { "400Mi" } else { "150Mi" };
     let content = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -110,7 +112,7 @@ fn kubelet(config: &Config) -> Result<Value, Error> {
         "failSwapOn": false,
         "memorySwap": {"swapBehavior": "NoSwap"},
         // Pods must not take what the node itself needs.
-        "kubeReserved": {"cpu": "100m", "memory": "400Mi"},
+        "kubeReserved": {"cpu": "100m", "memory": reserved},
         "enforceNodeAllocatable": ["pods"],
         "evictionHard": {
             "memory.available": "100Mi",

@@ -110,6 +110,12 @@ impl Paths {
         self.at("var/lib/clusterd/admin.kubeconfig")
     }
 
+    /// What agents of this node's cluster join with.
+    #[must_use]
+    pub fn agent_token(&self) -> PathBuf {
+        self.at("var/lib/clusterd/agent-token")
+    }
+
     /// Directories of logs: the services', the cluster's components'.
     #[must_use]
     pub fn logs(&self) -> [PathBuf; 2] {

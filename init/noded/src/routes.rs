@@ -233,6 +233,16 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
+        path: "/v1/agent-token",
+        access: OPERATOR,
+        about: "The token that agents join this server's cluster with.",
+        parameters: &[],
+        takes: None,
+        gives: Gives::Bytes("text/plain"),
+        handler: handler!(cluster::agent_token),
+    },
+    Route {
+        method: Method::GET,
         path: "/v1/support",
         access: OPERATOR,
         about: "A support bundle (tar.gz): status, events, logs, the seed; no secrets.",
