@@ -94,12 +94,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whom certificates are from, and an agent's way to the API.
+type Opened = (Identity, Option<Arc<Balancer>>);
+
 /// A server's own certificates and datastore, or an agent's from its cluster, with the way
 /// there; `None` when it is asked to stop meanwhile.
-fn open(
-    config: &mut Config,
-    events: &Receiver<Event>,
-) -> Result<Option<(Identity, Option<Arc<Balancer>>)>, Error> {
+fn open(config: &mut Config, events: &Receiver<Event>) -> Result<Option<Opened>, Error> {
     if config.is_server() {
         let identity = Identity::open(config, SystemTime::now())?;
         identity.refresh(config, SystemTime::now())?;

@@ -203,10 +203,8 @@ impl Client {
             let kind = event["type"].as_str();
             let deleted = kind == Some("DELETED");
             match kind {
-                Some("ADDED" | "MODIFIED" | "DELETED") => {
-                    if enough(&Event { deleted, object }) {
-                        return Ok(true);
-                    }
+                Some("ADDED" | "MODIFIED" | "DELETED") if enough(&Event { deleted, object }) => {
+                    return Ok(true);
                 }
                 Some("ERROR") => {
                     let code = object["code"]
