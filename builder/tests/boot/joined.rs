@@ -87,7 +87,7 @@ impl Pair {
     pub fn pods_reach_each_other(&self) {
         self.kubectl(&["apply", "-f", WORKLOAD]);
         // One each: the scheduler spreads them, but may have begun before the second node.
-        let spread = r#"{"spec":{"template":{"spec":{"topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"kubernetes.io/hostname","whenUnsatisfiable":"DoNotSchedule","labelSelector":{"matchLabels":{"app":"web"}}}]}}}}"#;
+        let spread = r#"{"spec":{"template":{"spec":{"topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"kubernetes.io/hostname","whenUnsatisfiable":"DoNotSchedule","labelSelector":{"matchLabels":{"app":"web"}},"matchLabelKeys":["pod-template-hash"]}]}}}}"#;
         self.kubectl(&["patch", "deployment", "web", "-p", spread]);
         self.kubectl(&["rollout", "status", "deployment/web", "--timeout=600s"]);
         self.kubectl(&["rollout", "status", "deployment/client", "--timeout=600s"]);
