@@ -32,14 +32,14 @@ test-wifi: build ## boot an image with simulated radios and join wireless networ
 
 BOARDS = arm64-uefi armv7 beaglebone-black pi2-3 pi4
 
-test-boards: ## build the images of the other boards, check them, and boot those that QEMU can
+test-boards: build ## build the images of the other boards, check them, boot those that QEMU can, and two as a cluster
 	@ci/setup boards
 	@cargo build --quiet --release --locked -p slipway
 	@for board in $(BOARDS); do \
 	  target/release/slipway build $$board && \
 	  ci/image-check target/images/$$board.img target/images/$$board.img.zst || exit; \
 	done
-	@cargo test --quiet --workspace --locked --test boot -- --ignored --test-threads=1 board_
+	@cargo test --quiet --workspace --locked --test boot -- --ignored --test-threads=1 board_ joined::
 
 check: ## formatting and lints only
 	@ci/check
