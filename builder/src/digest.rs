@@ -1,25 +1,17 @@
 //! SHA-256 over bytes, files and source trees.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
+pub use slipway_images::hex::hex as to_hex;
 
 use crate::error::{At as _, Result};
 
 /// Lower-case hex SHA-256 of some bytes.
 pub fn hex(bytes: &[u8]) -> String {
     to_hex(&Sha256::digest(bytes))
-}
-
-/// Lower-case hex of any bytes.
-pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut out, b| {
-        write!(out, "{b:02x}").unwrap_or_default();
-        out
-    })
 }
 
 /// Lower-case hex SHA-256 of a file, read in pieces.

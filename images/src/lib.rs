@@ -3,6 +3,7 @@
 pub mod buffer;
 #[cfg(feature = "bundle")]
 pub mod bundle;
+pub mod calendar;
 #[cfg(feature = "bundle")]
 pub mod direct;
 pub mod firmware;
@@ -12,6 +13,7 @@ pub mod layout;
 pub mod luks;
 pub mod near;
 pub mod node;
+pub mod pem;
 #[cfg(feature = "bundle")]
 pub mod secure_boot;
 pub mod seed;

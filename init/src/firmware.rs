@@ -17,6 +17,8 @@
 use std::fs;
 use std::path::Path;
 
+use slipway_images::calendar::date;
+
 use crate::files;
 
 const BOOT_PARAMS: &str = "sys/kernel/boot_params/data";
@@ -42,7 +44,7 @@ pub fn bootloader(root: &Path) -> Option<String> {
         words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
     };
     let built = word("slipway.bootloader")?.strip_prefix("0x")?;
-    let built = date(u32::from_str_radix(built, 16).ok()?);
+    let built = date(u32::from_str_radix(built, 16).ok()?.into());
     Some(match word("slipway.bootloader-since") {
         // Both are written so that the earlier is the smaller.
         Some(since) if *built < *since => format!(
@@ -51,24 +53,6 @@ pub fn bootloader(root: &Path) -> Option<String> {
         ),
         _ => format!("the EEPROM's bootloader is of {built}"),
     })
-}
-
-/// The day of a time in seconds since 1970, as in `2020-09-03`. Howard Hinnant's
-/// `civil_from_days`, for days that are not before 1970.
-fn date(seconds: u32) -> String {
-    let days = seconds / 86_400 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
-    format!("{:04}-{month:02}-{day:02}", era * 400 + year_of_era + next)
 }
 
 /// What is known in words, for the console.
@@ -111,20 +95,6 @@ mod tests {
         assert_eq!(note(root.path()), old);
         let unasked = of("slipway.bootloader=0x5E980CA6").unwrap();
         assert_eq!(unasked, "the EEPROM's bootloader is of 2020-04-16");
-    }
-
-    #[test]
-    fn days_are_those_of_the_calendar() {
-        for (seconds, day) in [
-            (0, "1970-01-01"),
-            (951_782_400, "2000-02-29"),
-            (951_868_800, "2000-03-01"),
-            (1_735_689_599, "2024-12-31"),
-            (1_735_689_600, "2025-01-01"),
-            (u32::MAX, "2106-02-07"),
-        ] {
-            assert_eq!(date(seconds), day);
-        }
     }
 
     #[test]

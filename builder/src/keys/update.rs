@@ -16,8 +16,9 @@ use std::path::Path;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
-use slipway_images::bundle::keys::{PublicKey, SIGNATURE, from_pem, to_pem};
+use slipway_images::bundle::keys::{PublicKey, SIGNATURE};
 use slipway_images::bundle::signed;
+use slipway_images::pem::{from_pem, to_pem};
 
 use crate::atomic;
 use crate::error::{At as _, Error, Kind, Result};

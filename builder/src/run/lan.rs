@@ -109,20 +109,18 @@ fn path_to(name: &VmName) -> std::path::PathBuf {
 /// The machine that runs there, with a network for others.
 fn running(hub: &VmDir) -> Result<Machine> {
     let name = hub.name();
-    let record = hub.record()?.ok_or_else(|| {
-        Error::new(
-            Kind::Missing,
-            format!("there is no machine `{name}` to join"),
-        )
-        .hint(format!("start it first: slipway run --name {name} --lan"))
-    })?;
+    let missing = |why: String| {
+        let hint = format!("start it first: slipway run --name {name} --lan");
+        Error::new(Kind::Missing, why).hint(hint)
+    };
+    let record = hub.record()?;
+    let record = record.ok_or_else(|| missing(format!("there is no machine `{name}` to join")))?;
     let alive = match &record.process {
         Some(process) => process.is_alive()?,
         None => false,
     };
     if !alive {
-        return Err(Error::new(Kind::Missing, format!("`{name}` doesn't run"))
-            .hint(format!("start it first: slipway run --name {name} --lan")));
+        return Err(missing(format!("`{name}` doesn't run")));
     }
     if record.machine.lan != Some(Lan::Hub) {
         return Err(Error::new(

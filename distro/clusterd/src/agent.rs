@@ -11,6 +11,7 @@ use slipway_images::info::ImageInfo;
 use slipway_images::seed::Token;
 
 use crate::balancer::Balancer;
+use crate::datastore::Kubernetes;
 use crate::error::{Context, Error, read_if_there};
 use crate::identity::Identity;
 use crate::joining::{ABOUT, About};
@@ -158,13 +159,9 @@ fn about(config: &Config, identity: &Identity) -> Result<About, Error> {
 
 /// Whether a version's minor number, as in `v1.36.3`, is higher. Unknown ones aren't.
 fn is_newer(own: &str, cluster: &str) -> bool {
-    let minor = |version: &str| {
-        let mut parts = version.strip_prefix('v')?.split('.');
-        let major: u32 = parts.next()?.parse().ok()?;
-        Some((major, parts.next()?.parse::<u32>().ok()?))
-    };
-    match (minor(own), minor(cluster)) {
-        (Some(own), Some(cluster)) => own > cluster,
+    let version = |text: &str| Kubernetes::try_from(text.to_owned());
+    match (version(own), version(cluster)) {
+        (Ok(own), Ok(cluster)) => own.minor() > cluster.minor(),
         _ => false,
     }
 }

@@ -1,6 +1,7 @@
 //! The state that all threads share: what each component does, and whether to go on.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -119,6 +120,14 @@ impl Board {
         if *facts != before {
             self.changed.notify_all();
         }
+    }
+
+    /// Keeps what is wrong with a part, or that nothing is.
+    pub fn note<T, E: Display>(&self, what: &'static str, result: &Result<T, E>) {
+        self.update(|facts| match result {
+            Ok(_) => drop(facts.trouble.remove(what)),
+            Err(error) => drop(facts.trouble.insert(what, error.to_string())),
+        });
     }
 
     /// Changes a component's line.

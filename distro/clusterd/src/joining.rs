@@ -8,7 +8,6 @@
 //! The token's secret itself goes nowhere: what an agent sends, and what the API server's file
 //! has, is its hash ([`bearer`]), so any text does as a secret.
 
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use slipway_access::durable;
@@ -20,6 +19,7 @@ use slipway_images::seed::{Cidr, Role, Token};
 use crate::error::{Context, Error, read_if_there};
 use crate::log::info;
 use crate::options::Config;
+use crate::random::random;
 
 /// The group of who has the token and nothing else.
 pub const JOINING: &str = "slipway:joining-agents";
@@ -80,7 +80,7 @@ pub fn prepare(config: &Config, ca_pem: &str) -> Result<(), Error> {
         Some(token) => token.secret().to_owned(),
         None => match kept(config)? {
             Some(token) => token.secret().to_owned(),
-            None => generate()?,
+            None => hex(&random::<32>()?),
         },
     };
     let token = Token::new(ca, Role::Agent, &secret);
@@ -112,17 +112,6 @@ fn kept(config: &Config) -> Result<Option<Token>, Error> {
         );
     }
     Ok(token)
-}
-
-/// 256 bits.
-fn generate() -> Result<String, Error> {
-    let mut bytes = [0_u8; 32];
-    let filled = getrandom(&mut bytes[..], GetRandomFlags::empty())
-        .context(|| "get random bytes".to_owned())?;
-    if filled != bytes.len() {
-        return Err(std::io::Error::other("too few")).context(|| "get random bytes".to_owned());
-    }
-    Ok(hex(&bytes))
 }
 
 /// The rights of agents, and what they are told, as manifests.

@@ -32,6 +32,7 @@ mod paths;
 mod pods;
 mod probe;
 mod process;
+mod random;
 mod server;
 mod signer;
 mod status;

@@ -109,18 +109,11 @@ fn mac(end: Ipv4Addr) -> [u8; 6] {
 
 /// Follows the cluster's nodes until everything ends. The device stays: pods outlive clusterd.
 pub fn follow(config: &Config, access: &Access, board: &Board) {
-    while let Err(error) = masquerade(config) {
-        info!("{error}");
-        board.update(|facts| {
-            facts.trouble.insert("network", error.to_string());
-        });
+    while !tell(board, masquerade(config)) {
         if !board.pause(RETRY) {
             return;
         }
     }
-    board.update(|facts| {
-        facts.trouble.remove("network");
-    });
     if !config.seed.cluster.pod_cidr.address().is_ipv4() {
         info!("pods have IPv6 addresses: other nodes' are reached by routes of the network's own");
         return;
@@ -130,17 +123,7 @@ pub fn follow(config: &Config, access: &Access, board: &Board) {
         let result = access.client().and_then(|client| {
             client.follow("/api/v1/nodes", "", WATCH, |nodes| {
                 if let Some(plan) = Plan::of(config, nodes) {
-                    match apply(&mut device, &plan) {
-                        Ok(()) => board.update(|facts| {
-                            facts.trouble.remove("network");
-                        }),
-                        Err(error) => {
-                            info!("{error}");
-                            board.update(|facts| {
-                                facts.trouble.insert("network", error.to_string());
-                            });
-                        }
-                    }
+                    tell(board, apply(&mut device, &plan));
                 }
                 !board.facts().stopping
             })
@@ -154,6 +137,15 @@ pub fn follow(config: &Config, access: &Access, board: &Board) {
             return;
         }
     }
+}
+
+/// Says how something went; whether it went well.
+fn tell(board: &Board, result: Result<(), Error>) -> bool {
+    board.note("network", &result);
+    if let Err(error) = &result {
+        info!("{error}");
+    }
+    result.is_ok()
 }
 
 /// Makes the device as the plan says: anew where this node's own place changed, and otherwise

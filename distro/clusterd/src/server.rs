@@ -346,16 +346,10 @@ fn tend(
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        match renew(config, identity, accesses, keepers, board) {
-            Ok(()) => board.update(|facts| {
-                facts.trouble.remove("certificates");
-            }),
-            Err(error) => {
-                info!("certificates: {error}");
-                board.update(|facts| {
-                    facts.trouble.insert("certificates", error.to_string());
-                });
-            }
+        let renewed = renew(config, identity, accesses, keepers, board);
+        board.note("certificates", &renewed);
+        if let Err(error) = renewed {
+            info!("certificates: {error}");
         }
     }
 }

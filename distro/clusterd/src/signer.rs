@@ -64,17 +64,7 @@ pub fn follow(config: &Config, ca: &CertificateAuthority, access: &Access, board
                 !board.facts().stopping
             })
         });
-        if let Err(error) = result {
-            board.update(|facts| {
-                facts
-                    .trouble
-                    .insert("certificates for agents", error.to_string());
-            });
-        } else {
-            board.update(|facts| {
-                facts.trouble.remove("certificates for agents");
-            });
-        }
+        board.note("certificates for agents", &result);
         if !board.pause(Duration::from_millis(500)) {
             return;
         }

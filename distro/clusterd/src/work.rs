@@ -104,23 +104,19 @@ fn insist(board: &Board, what: &'static str, work: impl Fn() -> Result<usize, Er
     let mut pause = PAUSE.0;
     let mut said = String::new();
     loop {
-        match work() {
+        let done = work();
+        board.note(what, &done);
+        match done {
             Ok(count) => {
                 info!("{what}: {count} new");
-                board.update(|facts| {
-                    facts.trouble.remove(what);
-                });
                 return;
             }
             Err(error) => {
                 let text = error.to_string();
                 if text != said {
                     info!("{what}: {text}; trying again");
-                    said.clone_from(&text);
+                    said = text;
                 }
-                board.update(|facts| {
-                    facts.trouble.insert(what, text);
-                });
             }
         }
         if !board.pause(pause) {

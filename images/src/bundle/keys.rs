@@ -12,20 +12,17 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use sha2::{Digest as _, Sha256};
 
 use crate::hex::{hex, unhex};
+use crate::pem::{from_pem, to_pem};
 use crate::text::as_text;
 
 /// Where an image has the keys that it takes updates from: one in each file `*.pem`.
 pub const TRUSTED_KEYS_DIR: &str = "/usr/lib/slipway/update-keys";
 /// Bytes of a signature.
 pub const SIGNATURE: usize = 64;
-/// Longest file of a public key, in bytes.
-const PEM_LIMIT: usize = 4096;
 
 const PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
@@ -170,30 +167,6 @@ pub fn trusted(dir: &Path) -> Result<Vec<PublicKey>, KeyError> {
         PublicKey::from_pem(&text).map_err(corrupt)
     };
     files.iter().map(read).collect()
-}
-
-/// Bytes as PEM (RFC 7468).
-#[must_use]
-pub fn to_pem(label: &str, der: &[u8]) -> String {
-    let body = BASE64.encode(der);
-    let lines = body.as_bytes().chunks(64);
-    let lines: String = lines
-        .flat_map(|line| line.iter().map(|b| char::from(*b)).chain(['\n']))
-        .collect();
-    format!("-----BEGIN {label}-----\n{lines}-----END {label}-----\n")
-}
-
-/// The bytes of the first PEM block of this label in a short text; other text around it is
-/// passed over.
-#[must_use]
-pub fn from_pem(label: &str, text: &str) -> Option<Vec<u8>> {
-    if text.len() > PEM_LIMIT {
-        return None;
-    }
-    let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----"))?;
-    let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
-    let body: String = body.split_ascii_whitespace().collect();
-    BASE64.decode(body).ok()
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base64::Engine as _;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -16,6 +15,7 @@ use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
     SignatureScheme,
 };
+use slipway_images::pem::to_pem;
 
 /// Why a server's CA isn't known.
 #[derive(Debug, thiserror::Error)]
@@ -81,23 +81,9 @@ pub fn ca_of(address: SocketAddr, sha256: [u8; 32], time: Duration) -> Result<St
     }
     let found = pin.found.lock().unwrap_or_else(PoisonError::into_inner);
     match found.as_ref() {
-        Some(der) => Ok(pem(der)),
+        Some(der) => Ok(to_pem("CERTIFICATE", der)),
         None => Err(untrusted("showed no CA".to_owned())),
     }
-}
-
-fn pem(der: &[u8]) -> String {
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, more) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = more;
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
 }
 
 /// Believes who was signed by the CA with this hash.

@@ -27,6 +27,7 @@ use snapshots::{Snapshot, Snapshots};
 use version::Writer;
 
 pub use engine::DATABASE;
+pub use version::Kubernetes;
 
 /// Makes the datastore ready to be used by the version that runs, before anything uses it.
 pub fn prepare(config: &Config) -> Result<(), Error> {

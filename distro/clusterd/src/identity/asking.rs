@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::{Value, json};
 use slipway_access::api::Client;
 use slipway_access::pki::{self, KeyCertificate, Usage};
@@ -14,9 +13,10 @@ use slipway_images::seed::Token;
 
 use super::leaves::{Leaf, OWN};
 use super::{read_pair, write};
-use crate::error::{Context, Error, read_if_there};
+use crate::error::{Error, read_if_there};
 use crate::joining;
 use crate::options::Config;
+use crate::random::random;
 use crate::signer::{REQUESTS, SIGNER};
 
 /// Longest wait for an answer.
@@ -36,7 +36,12 @@ pub fn issue(
         pki::generate_key()?
     };
     let client = client(config, ca_pem, token, now)?;
-    let name = format!("slipway-{}-{}-{}", config.node_name, leaf.name, unique()?);
+    let name = format!(
+        "slipway-{}-{}-{}",
+        config.node_name,
+        leaf.name,
+        hex(&random::<8>()?)
+    );
     let usage = match leaf.request.usage {
         Usage::Server => "server auth",
         Usage::Client | Usage::Both => "client auth",
@@ -111,12 +116,6 @@ fn client(config: &Config, ca_pem: &str, token: &Token, now: SystemTime) -> Resu
         Some(pair) => Client::new(&config.api_url(), ca_pem, Some(&pair))?,
         None => Client::with_token(&config.api_url(), ca_pem, &joining::bearer(token))?,
     })
-}
-
-fn unique() -> Result<String, Error> {
-    let mut bytes = [0_u8; 8];
-    getrandom(&mut bytes[..], GetRandomFlags::empty()).context(|| "get random bytes".to_owned())?;
-    Ok(hex(&bytes))
 }
 
 #[cfg(test)]

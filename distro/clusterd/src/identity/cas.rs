@@ -12,6 +12,7 @@ use slipway_images::seed::{CaPair, CaSeed};
 use super::{read_pair, write, write_pair};
 use crate::error::{Context, Error, read_if_there};
 use crate::options::Config;
+use crate::random::random;
 
 /// What to do about lost keys.
 const REMEDY: &str = "restore /var/lib/clusterd from a backup, or remove it to begin a new cluster";
@@ -187,12 +188,7 @@ pub fn open_secrets_key(config: &Config, has_data: bool) -> Result<(), Error> {
     if keep(&path, has_data, whole)?.is_some() {
         return Ok(());
     }
-    let mut key = [0_u8; 32];
-    let filled = rustix::rand::getrandom(&mut key[..], rustix::rand::GetRandomFlags::empty())
-        .context(|| "get random bytes".to_owned())?;
-    if filled != key.len() {
-        return Err(std::io::Error::other("too few")).context(|| "get random bytes".to_owned());
-    }
+    let key = random::<32>()?;
     let content = serde_json::json!({
         "apiVersion": "apiserver.config.k8s.io/v1",
         "kind": "EncryptionConfiguration",
