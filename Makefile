@@ -1,10 +1,10 @@
 # The two commands of the README, and what they are made of.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-power test-wifi test-boards check bench
+.PHONY: help setup build run test test-power test-wifi test-boards check bench bench-boards
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what is missing to build and run
 	@ci/setup run
@@ -44,6 +44,10 @@ test-boards: build ## build the images of the other boards, check them, boot tho
 check: ## formatting and lints only
 	@ci/check
 
-bench: setup ## measure builds, sizes, boot times and memory
+bench: setup ## measure builds, sizes, updates, boot times and memory
 	@ci/setup test
 	@ci/bench
+
+bench-boards: setup ## measure the other boards' sizes, boot times, memory and writes
+	@ci/setup boards
+	@ci/bench-boards $(BOARDS)

@@ -1,12 +1,12 @@
 //! The walk from a board's TOML to an image. [`build`] is the whole of it, a
 //! step a line; the rooms it passes through are the modules it calls.
 
-use std::collections::BTreeMap;
-use std::fmt;
+mod outputs;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use slipway_images::bundle::keys::PublicKey;
 use slipway_images::info::ImageInfo;
 use slipway_images::layout::{Slot, Table, derive_uuid};
@@ -30,6 +30,9 @@ use crate::secure_boot::{self, SecureBoot};
 use crate::source::Source;
 use crate::time;
 
+pub use outputs::Outputs;
+use outputs::{Names, Stamp, lock_directory};
+
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -51,61 +54,6 @@ pub struct Request {
     pub cache: PathBuf,
     /// A directory of keys to sign loader and kernel with.
     pub secure_boot_keys: Option<PathBuf>,
-}
-
-/// What a build left in the output directory.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-pub struct Outputs {
-    /// The board.
-    pub board: String,
-    /// The image's version.
-    pub version: String,
-    /// The raw image, sparse.
-    pub image: PathBuf,
-    /// The download.
-    pub compressed: PathBuf,
-    /// Which blocks of the image matter, for bmaptool.
-    pub bmap: PathBuf,
-    /// What Raspberry Pi Imager reads to offer it.
-    pub imager: PathBuf,
-    /// What is in it.
-    pub manifest: PathBuf,
-    /// What it was made from.
-    pub lock: PathBuf,
-    /// The bill of materials.
-    pub sbom: PathBuf,
-    /// Bytes of the download.
-    pub compressed_size: u64,
-    /// Whether all this was there already, from the same inputs.
-    pub up_to_date: bool,
-}
-
-impl fmt::Display for Outputs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} {}{}",
-            self.board,
-            self.version,
-            if self.up_to_date {
-                " (nothing has changed)"
-            } else {
-                ""
-            }
-        )?;
-        writeln!(f, "  image     {}", self.image.display())?;
-        let megabytes = self.compressed_size as f64 / 1e6;
-        writeln!(
-            f,
-            "  download  {} ({megabytes:.1} MB)",
-            self.compressed.display()
-        )?;
-        writeln!(f, "  bmap      {}", self.bmap.display())?;
-        writeln!(f, "  imager    {}", self.imager.display())?;
-        writeln!(f, "  manifest  {}", self.manifest.display())?;
-        writeln!(f, "  lock      {}", self.lock.display())?;
-        write!(f, "  sbom      {}", self.sbom.display())
-    }
 }
 
 /// Builds the image of a board.
@@ -215,7 +163,7 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
     atomic::write(&names.manifest, &pretty(&manifest)?, 0o644)?;
     atomic::write(&names.sbom, &pretty(&bill)?, 0o644)?;
     atomic::write(&names.lock, lock.text()?.as_bytes(), 0o644)?;
-    let outputs = names.outputs(&board, &identity, compressed.compressed);
+    let outputs = names.outputs(&board, identity.version.clone(), compressed.compressed);
     stamp.leave(&request.out, &outputs)?;
     Ok(outputs)
 }
@@ -457,136 +405,4 @@ fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 /// Threads for compressing and hashing: what the machine has.
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// The output files of a board.
-struct Names {
-    image: PathBuf,
-    compressed: PathBuf,
-    bmap: PathBuf,
-    imager: PathBuf,
-    manifest: PathBuf,
-    lock: PathBuf,
-    sbom: PathBuf,
-}
-
-impl Names {
-    fn new(out: &Path, board: &str) -> Self {
-        let file = |suffix: &str| out.join(format!("{board}.{suffix}"));
-        Self {
-            image: file("img"),
-            compressed: file("img.zst"),
-            bmap: file("img.bmap"),
-            imager: file("imager.json"),
-            manifest: file("manifest.json"),
-            lock: file("lock"),
-            sbom: file("spdx.json"),
-        }
-    }
-
-    /// The download's name without the directory.
-    fn download(&self) -> &str {
-        let name = self.compressed.file_name().and_then(|n| n.to_str());
-        name.unwrap_or_default()
-    }
-
-    fn outputs(self, board: &Board, identity: &Identity, compressed_size: u64) -> Outputs {
-        Outputs {
-            board: board.name.clone(),
-            version: identity.version.clone(),
-            image: self.image,
-            compressed: self.compressed,
-            bmap: self.bmap,
-            imager: self.imager,
-            manifest: self.manifest,
-            lock: self.lock,
-            sbom: self.sbom,
-            compressed_size,
-            up_to_date: false,
-        }
-    }
-}
-
-/// One build at a time in a directory, whoever runs it.
-fn lock_directory(out: &Path) -> Result<fs::File> {
-    use rustix::fs::{FlockOperation, flock};
-    fs::create_dir_all(out).at("creating", out)?;
-    let path = out.join(".lock");
-    let file = fs::File::create(&path).at("creating", &path)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
-            Kind::Missing,
-            format!("another build is writing to {}", out.display()),
-        )
-        .hint("wait for it, or choose another directory with --out")),
-        Err(e) => Err(Error::io("locking", &path, &e.into())),
-    }
-}
-
-/// A note beside the outputs of which inputs they came from, by which a second
-/// build knows that there is nothing to do.
-struct Stamp {
-    file: String,
-    inputs: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Left {
-    inputs: String,
-    outputs: Outputs,
-    /// File to (length, modification time in nanoseconds).
-    files: BTreeMap<PathBuf, (u64, i128)>,
-}
-
-impl Stamp {
-    fn new(lock: &Lock, board: &Board) -> Result<Self> {
-        Ok(Self {
-            file: format!(".{}.stamp", board.name),
-            inputs: lock.digest()?,
-        })
-    }
-
-    fn up_to_date(&self, out: &Path) -> Option<Outputs> {
-        let text = fs::read(out.join(&self.file)).ok()?;
-        let left: Left = serde_json::from_slice(&text).ok()?;
-        let same = left.inputs == self.inputs
-            && left
-                .files
-                .iter()
-                .all(|(p, was)| identify(p).is_ok_and(|is| is == *was));
-        same.then_some(Outputs {
-            up_to_date: true,
-            ..left.outputs
-        })
-    }
-
-    fn leave(&self, out: &Path, outputs: &Outputs) -> Result<()> {
-        let files = [
-            &outputs.image,
-            &outputs.compressed,
-            &outputs.bmap,
-            &outputs.imager,
-            &outputs.manifest,
-            &outputs.lock,
-            &outputs.sbom,
-        ];
-        let files = files
-            .into_iter()
-            .map(|p| Ok((p.clone(), identify(p).at("reading", p)?)))
-            .collect::<Result<_>>()?;
-        let left = Left {
-            inputs: self.inputs.clone(),
-            outputs: outputs.clone(),
-            files,
-        };
-        atomic::write(&out.join(&self.file), &pretty(&left)?, 0o644)
-    }
-}
-
-fn identify(path: &Path) -> std::io::Result<(u64, i128)> {
-    use std::os::unix::fs::MetadataExt as _;
-    let meta = fs::metadata(path)?;
-    let time = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-    Ok((meta.len(), time))
 }
