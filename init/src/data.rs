@@ -26,12 +26,12 @@
 //! How it is made, the seed says once. What is in use is never changed from one to the other:
 //! plain data where the seed asks for encryption is an error.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 use slipway_images::luks::{DATA_OFFSET, LuksError, Volume};
 
 use crate::crypt::{self, Keys, Open, Wish};
@@ -50,6 +50,8 @@ pub const LABEL_UNFINISHED: &str = "slipway-mkfs";
 pub const LABEL_RESET: &str = "slipway-reset";
 /// Where the first copy of the superblock lies.
 pub const FIRST_BACKUP: u64 = 32768 * 4096;
+/// What is in it from the start.
+const DIRECTORIES: [&str; 5] = ["lib/slipway", "log/slipway", "log/pods", "tmp", "cache"];
 const MKE2FS: &str = "/usr/sbin/mke2fs";
 const E2FSCK: &str = "/usr/sbin/e2fsck";
 
@@ -239,17 +241,15 @@ pub fn prepare(
         Some("errors=remount-ro"),
     )
     .context(format_args!("mounting {name}"))?;
-    let directory = File::open(mount_point).context("opening /var")?;
-    if inside.is_none() {
-        sys::set_filesystem_label(&directory, LABEL).context("finishing the filesystem")?;
-        directory.sync_all().context("finishing the filesystem")?;
-        nix::unistd::syncfs(&directory).context("finishing the filesystem")?;
-    }
-    match grow(filesystem, &directory) {
-        Ok(Some(mib)) => notes.push(format!("grown to {mib} MiB")),
-        Ok(None) => {}
-        // It works as it is.
-        Err(error) => say!("data: not grown: {error}"),
+    match settle(filesystem, mount_point, inside.is_none()) {
+        Ok(grown) => notes.extend(grown),
+        Err(failure) => {
+            // Else the next try couldn't check it, which mends what the kernel has just found.
+            if let Err(error) = umount(mount_point) {
+                say!("data: {} stays mounted: {error}", mount_point.display());
+            }
+            return Err(failure);
+        }
     }
     let encrypted = volume.is_some();
     if let Some(mut volume) = volume {
@@ -260,6 +260,30 @@ pub fn prepare(
     }
     let note = notes.join(", ");
     Ok(Prepared { note, encrypted })
+}
+
+/// Finishes a new filesystem, has it take the room there is, and makes the directories that
+/// others rely on.
+fn settle(filesystem: &Path, mount_point: &Path, new: bool) -> Result<Option<String>, Failure> {
+    let directory = File::open(mount_point).context(mount_point.display())?;
+    if new {
+        sys::set_filesystem_label(&directory, LABEL).context("finishing the filesystem")?;
+        directory.sync_all().context("finishing the filesystem")?;
+        nix::unistd::syncfs(&directory).context("finishing the filesystem")?;
+    }
+    for name in DIRECTORIES {
+        let path = mount_point.join(name);
+        fs::create_dir_all(&path).context(path.display())?;
+    }
+    match grow(filesystem, &directory) {
+        Ok(Some(mib)) => Ok(Some(format!("grown to {mib} MiB"))),
+        Ok(None) => Ok(None),
+        // It works as it is.
+        Err(error) => {
+            say!("data: not grown: {error}");
+            Ok(None)
+        }
+    }
 }
 
 fn look(device: &Path, unfinished: bool) -> Result<Found, Failure> {

@@ -139,7 +139,7 @@ fn prepared(device: &Path, unfinished: bool, keys: &Keys) -> Failure {
 
 fn hash(file: &tempfile::NamedTempFile) -> Vec<u8> {
     use sha2::{Digest as _, Sha256};
-    Sha256::digest(std::fs::read(file.path()).unwrap()).to_vec()
+    Sha256::digest(fs::read(file.path()).unwrap()).to_vec()
 }
 
 /// What is there, or may be wanted otherwise, isn't touched; the last line says what to do.

@@ -442,10 +442,6 @@ fn data_partition(root: &mut Root) -> Outcome {
     )?;
     // A second try, or a reload, must not make it anew.
     root.boot.data_unfinished = false;
-    for directory in ["lib/slipway", "log/slipway", "log/pods", "tmp", "cache"] {
-        let path = Path::new("/var").join(directory);
-        fs::create_dir_all(&path).context(path.display())?;
-    }
     root.data_mounted = true;
     root.data_encrypted = prepared.encrypted;
     root.keys.passphrase = None;

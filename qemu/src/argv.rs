@@ -185,11 +185,15 @@ fn attach(argv: &mut Argv, machine: &Machine, index: usize, disk: &Disk) {
         DiskFormat::Raw => "raw",
         DiskFormat::Qcow2 => "qcow2",
     };
+    let is_card = machine.is_raspi() && index == 0;
     let cache = match disk.cache {
+        // Nobody tells a card to flush: what it has taken, it keeps. With the default QEMU would
+        // forget at a power cut where in the overlay that is. It is for the host to write it out.
+        _ if is_card => "writethrough,cache.no-flush=on",
         Cache::Writeback => "writeback",
         Cache::Unsafe => "unsafe",
     };
-    let place = match machine.is_raspi() && index == 0 {
+    let place = match is_card {
         true => "if=sd".to_owned(),
         false => format!("if=none,id=disk{index}"),
     };

@@ -6,9 +6,11 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use slipway_images::layout::{self, Sectors};
 use slipway_images::node::PORT;
 use slipway_qemu::harness::{Node, Setup};
 use slipway_qemu::machine::OnReboot;
@@ -348,6 +350,54 @@ fn power_cuts_in_the_first_boot_are_made_good_by_the_next() {
     owned.wait_booted("from the boot partition", "", "none");
     assert_eq!(owned.machine_id(), id);
     owned.node.power_down(2 * MINUTE);
+
+    // A bit of the data has changed that no check looked for, since it was left cleanly.
+    damage_data(&owned.node, "/lib/slipway");
+    owned.node.power_on();
+    let line = owned.node.wait_console("] data FAILED", 3 * MINUTE);
+    assert!(line.contains("/var/lib/slipway: Bad message"), "{line}");
+    let line = owned.node.wait_console("] data … ", 3 * MINUTE);
+    assert!(line.contains("checked"), "{line}");
+    owned.wait_booted("from the boot partition", "", "none");
+    assert_eq!(owned.machine_id(), id);
+    owned.node.power_down(2 * MINUTE);
+}
+
+/// Makes the checksum of an inode on the data partition of a machine that is off a wrong one.
+fn damage_data(node: &Node, path: &str) {
+    let overlay = node.dir().join(&node.machine().disks[0].path);
+    let disk = node.dir().join("damaged.img");
+    run(Command::new("qemu-img")
+        .args(["convert", "-O", "raw"])
+        .args([&overlay, &disk]));
+    let mut file = fs::File::open(&disk).unwrap();
+    let size = file.metadata().unwrap().len();
+    let found = layout::read(&mut file, Sectors::new(size / Sectors::SIZE)).unwrap();
+    let data = found.table.partition(layout::DATA).unwrap().offset().get();
+    let out = Command::new("/usr/sbin/debugfs")
+        .args(["-R", &format!("imap {path}")])
+        .arg(format!("{}?offset={data}", disk.display()))
+        .output()
+        .unwrap();
+    // "located at block 1097, offset 0x0100"
+    let said = String::from_utf8(out.stdout).unwrap();
+    let number = |before: &str| {
+        let rest = said.split(before).nth(1)?;
+        let digits = rest.trim_start_matches("0x");
+        let end = digits.find(|c: char| !c.is_ascii_hexdigit());
+        let radix = if rest.starts_with("0x") { 16 } else { 10 };
+        u64::from_str_radix(&digits[..end.unwrap_or(digits.len())], radix).ok()
+    };
+    let (Some(block), Some(offset)) = (number("at block "), number("offset ")) else {
+        panic!("debugfs says: {said}");
+    };
+    // i_checksum_lo, the kernel's Documentation/filesystems/ext4/inodes.rst.
+    let at = data + block * 4096 + offset + 0x7c;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    fs::remove_file(&disk).unwrap();
+    let write = format!("write -P {:#x} {at} 1", byte[0] ^ 0x10);
+    run(Command::new("qemu-io").args(["-c", &write]).arg(overlay));
 }
 
 /// The cluster's seeds and credentials in `home`, and a stranger's in `others`.
