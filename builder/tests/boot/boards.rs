@@ -136,20 +136,27 @@ fn board_pi4_starts_on_a_raspberry_pi() {
     setup.ports = vec![PORT];
     setup.on_reboot = OnReboot::Restart;
     let mut owned = Owned::boot(setup, scratch);
-    for again in [false, true] {
+    for start in 1..=3 {
         owned.node.wait_console("Slipway: slot a, good", 4 * MINUTE);
         let line = owned.node.wait_console("] disk ", 6 * MINUTE);
         assert!(line.contains("mmcblk0, root is partition 3"), "{line}");
         owned.wait_phases(&[("seed", "from the boot partition"), ("network", "eth0")]);
         owned.node.wait_for("clusterd starts", 5 * MINUTE, |node| {
             let started = node.console().matches("clusterd: started").count();
-            (started > usize::from(again))
-                .then_some(())
-                .ok_or("it hasn't")
+            (started >= start).then_some(()).ok_or("it hasn't")
         });
-        if !again {
-            owned.operator(&["reboot"]);
+        match start {
+            1 => {
+                owned.operator(&["reboot"]);
+            }
+            2 => {
+                owned.node.cut_power();
+                owned.node.power_on();
+            }
+            _ => {}
         }
     }
     owned.node.power_down(3 * MINUTE);
+    let console = owned.node.console();
+    assert!(!console.contains("FAILED"), "{console}");
 }

@@ -51,6 +51,7 @@ pub fn follow(config: &Config, ca: &CertificateAuthority, access: &Access, board
         let mut answered = BTreeSet::new();
         let result = access.client().and_then(|client| {
             client.follow(REQUESTS, &selector, WATCH, |requests| {
+                board.note("certificates for agents", &Ok::<_, Error>(()));
                 answered.retain(|name| requests.contains_key(name));
                 for (name, request) in requests {
                     if answered.contains(name) || !is_open(request) {
