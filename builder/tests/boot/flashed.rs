@@ -10,13 +10,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use slipway_images::layout::{self, Sectors};
 use slipway_images::node::PORT;
 use slipway_qemu::harness::{Node, Setup};
 use slipway_qemu::machine::OnReboot;
 
 use super::immutable;
-use super::machine::{MINUTE, image, run};
+use super::machine::{MINUTE, image, raw_disk, run};
 
 pub const NODE: &str = "home-server-1";
 pub const AGENT: &str = "home-agent-1";
@@ -363,15 +362,8 @@ fn power_cuts_in_the_first_boot_are_made_good_by_the_next() {
 
 /// Makes the checksum of an inode on the data partition of a machine that is off a wrong one.
 fn damage_data(node: &Node, path: &str) {
-    let overlay = node.dir().join(&node.machine().disks[0].path);
     let disk = node.dir().join("damaged.img");
-    run(Command::new("qemu-img")
-        .args(["convert", "-O", "raw"])
-        .args([&overlay, &disk]));
-    let mut file = fs::File::open(&disk).unwrap();
-    let size = file.metadata().unwrap().len();
-    let found = layout::read(&mut file, Sectors::new(size / Sectors::SIZE)).unwrap();
-    let data = found.table.partition(layout::DATA).unwrap().offset().get();
+    let data = raw_disk(node, &disk);
     let out = Command::new("/usr/sbin/debugfs")
         .args(["-R", &format!("imap {path}")])
         .arg(format!("{}?offset={data}", disk.display()))
@@ -392,8 +384,10 @@ fn damage_data(node: &Node, path: &str) {
     // i_checksum_lo, the kernel's Documentation/filesystems/ext4/inodes.rst.
     let at = data + block * 4096 + offset + 0x7c;
     let mut byte = [0];
+    let file = fs::File::open(&disk).unwrap();
     file.read_exact_at(&mut byte, at).unwrap();
     fs::remove_file(&disk).unwrap();
+    let overlay = node.dir().join(&node.machine().disks[0].path);
     let write = format!("write -P {:#x} {at} 1", byte[0] ^ 0x10);
     run(Command::new("qemu-io").args(["-c", &write]).arg(overlay));
 }

@@ -1,5 +1,6 @@
 //! A machine with an image of ours in it, and the ways into its cluster.
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +15,7 @@ use slipway::run::ready::is_ready;
 use slipway::source::{Source, cache_dir};
 use slipway_access::api::Client;
 use slipway_access::kubeconfig::Kubeconfig;
-use slipway_images::layout;
+use slipway_images::layout::{self, Sectors};
 use slipway_qemu::VmName;
 use slipway_qemu::harness::{Node, Setup};
 use slipway_qemu::machine::{Arch, Mebibytes};
@@ -256,33 +257,28 @@ impl Cluster {
         identity::kubeconfig(&self.seed, &self.name, self.node.port(API)).unwrap()
     }
 
-    /// A copy of the data partition of the machine, which is off.
-    fn data_partition(&self) -> PathBuf {
-        let (disk, data) = (
-            self.scratch.path().join("disk"),
-            self.scratch.path().join("data"),
-        );
-        let overlay = self.node.dir().join(&self.node.machine().disks[0].path);
-        run(Command::new("qemu-img")
-            .args(["convert", "-O", "raw"])
-            .arg(overlay)
-            .arg(&disk));
-        let size = std::fs::metadata(&disk).unwrap().len();
-        let mut file = std::fs::File::open(&disk).unwrap();
-        let found = layout::read(&mut file, layout::Sectors::new(size / 512)).unwrap();
-        let part = found
-            .table
-            .partition(layout::DATA)
-            .expect("the disk has a data partition");
-        run(Command::new("dd")
-            .arg(format!("if={}", disk.display()))
-            .arg(format!("of={}", data.display()))
-            .args(["bs=1M", "conv=sparse", "status=none"])
-            .arg(format!("skip={}", part.offset().get() >> 20))
-            .arg(format!("count={}", part.size().get() >> 20)));
-        std::fs::remove_file(&disk).unwrap();
-        data
+    /// The data partition in a copy of the disk of the machine, which is off, as e2fsprogs name
+    /// it: copying it out would read the whole of a partition that is mostly empty.
+    fn data_partition(&self) -> OsString {
+        let disk = self.scratch.path().join("disk");
+        let offset = raw_disk(&self.node, &disk);
+        let mut name = disk.into_os_string();
+        name.push(format!("?offset={offset}"));
+        name
     }
+}
+
+/// Copies the disk of a machine that is off; gives the byte where its data partition begins.
+pub fn raw_disk(node: &Node, to: &Path) -> u64 {
+    let overlay = node.dir().join(&node.machine().disks[0].path);
+    run(Command::new("qemu-img")
+        .args(["convert", "-O", "raw"])
+        .args([overlay.as_path(), to]));
+    let mut file = std::fs::File::open(to).unwrap();
+    let size = file.metadata().unwrap().len();
+    let found = layout::read(&mut file, Sectors::new(size / Sectors::SIZE)).unwrap();
+    let data = found.table.partition(layout::DATA);
+    data.expect("the disk has a data partition").offset().get()
 }
 
 /// Boots the image with these bytes as its seed.
