@@ -85,10 +85,14 @@ impl Pair {
 
     /// Pods on both nodes answer a client on one of them, by address and by the service's name.
     pub fn pods_reach_each_other(&self) {
-        self.kubectl(&["apply", "-f", WORKLOAD]);
+        // Two emulated machines, one of which has just come, may keep the API busy for longer than
+        // a request may take; what is asked for here is the same a second time.
+        let done = |_: &str| true;
+        self.wait("the workload", done, &["apply", "-f", WORKLOAD]);
         // One each: the scheduler spreads them, but may have begun before the second node.
         let spread = r#"{"spec":{"template":{"spec":{"topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"kubernetes.io/hostname","whenUnsatisfiable":"DoNotSchedule","labelSelector":{"matchLabels":{"app":"web"}},"matchLabelKeys":["pod-template-hash"]}]}}}}"#;
-        self.kubectl(&["patch", "deployment", "web", "-p", spread]);
+        let patch = ["patch", "deployment", "web", "-p", spread];
+        self.wait("a pod for each node", done, &patch);
         self.kubectl(&["rollout", "status", "deployment/web", "--timeout=600s"]);
         self.kubectl(&["rollout", "status", "deployment/client", "--timeout=600s"]);
         let both = |text: &str| text.contains("one=") && text.contains("two=");
