@@ -93,8 +93,10 @@ impl Pair {
         let spread = r#"{"spec":{"template":{"spec":{"topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"kubernetes.io/hostname","whenUnsatisfiable":"DoNotSchedule","labelSelector":{"matchLabels":{"app":"web"}},"matchLabelKeys":["pod-template-hash"]}]}}}}"#;
         let patch = ["patch", "deployment", "web", "-p", spread];
         self.wait("a pod for each node", done, &patch);
-        self.kubectl(&["rollout", "status", "deployment/web", "--timeout=600s"]);
-        self.kubectl(&["rollout", "status", "deployment/client", "--timeout=600s"]);
+        for deployment in ["deployment/web", "deployment/client"] {
+            let status = ["rollout", "status", deployment, "--timeout=600s"];
+            self.wait(deployment, done, &status);
+        }
         let both = |text: &str| text.contains("one=") && text.contains("two=");
         let pods = self.wait("a pod on each node", both, &[
             "get",
