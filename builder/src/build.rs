@@ -30,8 +30,8 @@ use crate::secure_boot::{self, SecureBoot};
 use crate::source::Source;
 use crate::time;
 
-pub use outputs::Outputs;
-use outputs::{Names, Stamp, lock_directory};
+pub use outputs::{Names, Outputs};
+use outputs::{Stamp, lock_directory};
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -163,7 +163,13 @@ pub fn build(source: &Source, request: &Request, progress: &Progress) -> Result<
     atomic::write(&names.manifest, &pretty(&manifest)?, 0o644)?;
     atomic::write(&names.sbom, &pretty(&bill)?, 0o644)?;
     atomic::write(&names.lock, lock.text()?.as_bytes(), 0o644)?;
-    let outputs = names.outputs(&board, identity.version.clone(), compressed.compressed);
+    let outputs = Outputs {
+        board: board.name,
+        version: identity.version,
+        files: names,
+        compressed_size: compressed.compressed,
+        up_to_date: false,
+    };
     stamp.leave(&request.out, &outputs)?;
     Ok(outputs)
 }

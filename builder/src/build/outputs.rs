@@ -21,20 +21,9 @@ pub struct Outputs {
     pub board: String,
     /// The image's version.
     pub version: String,
-    /// The raw image, sparse.
-    pub image: PathBuf,
-    /// The download.
-    pub compressed: PathBuf,
-    /// Which blocks of the image matter, for bmaptool.
-    pub bmap: PathBuf,
-    /// What Raspberry Pi Imager reads to offer it.
-    pub imager: PathBuf,
-    /// What is in it.
-    pub manifest: PathBuf,
-    /// What it was made from.
-    pub lock: PathBuf,
-    /// The bill of materials.
-    pub sbom: PathBuf,
+    /// Where everything is.
+    #[serde(flatten)]
+    pub files: Names,
     /// Bytes of the download.
     pub compressed_size: u64,
     /// Whether all this was there already, from the same inputs.
@@ -54,30 +43,38 @@ impl fmt::Display for Outputs {
                 ""
             }
         )?;
-        writeln!(f, "  image     {}", self.image.display())?;
+        writeln!(f, "  image     {}", self.files.image.display())?;
         let megabytes = self.compressed_size as f64 / 1e6;
         writeln!(
             f,
             "  download  {} ({megabytes:.1} MB)",
-            self.compressed.display()
+            self.files.compressed.display()
         )?;
-        writeln!(f, "  bmap      {}", self.bmap.display())?;
-        writeln!(f, "  imager    {}", self.imager.display())?;
-        writeln!(f, "  manifest  {}", self.manifest.display())?;
-        writeln!(f, "  lock      {}", self.lock.display())?;
-        write!(f, "  sbom      {}", self.sbom.display())
+        writeln!(f, "  bmap      {}", self.files.bmap.display())?;
+        writeln!(f, "  imager    {}", self.files.imager.display())?;
+        writeln!(f, "  manifest  {}", self.files.manifest.display())?;
+        writeln!(f, "  lock      {}", self.files.lock.display())?;
+        write!(f, "  sbom      {}", self.files.sbom.display())
     }
 }
 
 /// The output files of a board.
-pub(super) struct Names {
-    pub(super) image: PathBuf,
-    pub(super) compressed: PathBuf,
-    pub(super) bmap: PathBuf,
-    pub(super) imager: PathBuf,
-    pub(super) manifest: PathBuf,
-    pub(super) lock: PathBuf,
-    pub(super) sbom: PathBuf,
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Names {
+    /// The raw image, sparse.
+    pub image: PathBuf,
+    /// The download.
+    pub compressed: PathBuf,
+    /// Which blocks of the image matter, for bmaptool.
+    pub bmap: PathBuf,
+    /// What Raspberry Pi Imager reads to offer it.
+    pub imager: PathBuf,
+    /// What is in it.
+    pub manifest: PathBuf,
+    /// What it was made from.
+    pub lock: PathBuf,
+    /// The bill of materials.
+    pub sbom: PathBuf,
 }
 
 impl Names {
@@ -100,20 +97,16 @@ impl Names {
         name.unwrap_or_default()
     }
 
-    pub(super) fn outputs(self, board: &Board, version: String, compressed_size: u64) -> Outputs {
-        Outputs {
-            board: board.name.clone(),
-            version,
-            image: self.image,
-            compressed: self.compressed,
-            bmap: self.bmap,
-            imager: self.imager,
-            manifest: self.manifest,
-            lock: self.lock,
-            sbom: self.sbom,
-            compressed_size,
-            up_to_date: false,
-        }
+    fn all(&self) -> [&PathBuf; 7] {
+        [
+            &self.image,
+            &self.compressed,
+            &self.bmap,
+            &self.imager,
+            &self.manifest,
+            &self.lock,
+            &self.sbom,
+        ]
     }
 }
 
@@ -172,16 +165,9 @@ impl Stamp {
     }
 
     pub(super) fn leave(&self, out: &Path, outputs: &Outputs) -> Result<()> {
-        let files = [
-            &outputs.image,
-            &outputs.compressed,
-            &outputs.bmap,
-            &outputs.imager,
-            &outputs.manifest,
-            &outputs.lock,
-            &outputs.sbom,
-        ];
-        let files = files
+        let files = outputs
+            .files
+            .all()
             .into_iter()
             .map(|p| Ok((p.clone(), identify(p).at("reading", p)?)))
             .collect::<Result<_>>()?;

@@ -65,7 +65,11 @@ fn armv7_setup() -> Setup {
 
 /// Through a power cut in its first try.
 fn commits_a_healthy_version(setup: Setup, board: &str) {
+    let u_boot = setup.u_boot;
     let mut owned = staged_on(setup, board, |_| {}, |_| {});
+    if u_boot {
+        owned.node.wait_console("Slipway: slot b, 3", 2 * MINUTE);
+    }
     owned.wait_phases(&[("slots", "b trial, runs, 2 more tries")]);
     owned.node.cut_power();
     owned.node.power_on();
@@ -75,6 +79,9 @@ fn commits_a_healthy_version(setup: Setup, board: &str) {
         .node
         .wait_console("slot b is committed: healthy for 5s", 15 * MINUTE);
     owned.operator(&["reboot"]);
+    if u_boot {
+        owned.node.wait_console("Slipway: slot b, good", 2 * MINUTE);
+    }
     owned.wait_phases(&[("slots", "a good; b good, runs"), ("trial", "not on trial")]);
     owned.node.power_down(2 * MINUTE);
 }

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -15,7 +14,7 @@ use slipway_qemu::harness::{Node, Setup};
 use slipway_qemu::machine::OnReboot;
 
 use super::immutable;
-use super::machine::{MINUTE, image, raw_disk, run};
+use super::machine::{MINUTE, flip_bit, image, raw_disk, run};
 
 pub const NODE: &str = "home-server-1";
 pub const AGENT: &str = "home-agent-1";
@@ -383,13 +382,8 @@ fn damage_data(node: &Node, path: &str) {
     };
     // i_checksum_lo, the kernel's Documentation/filesystems/ext4/inodes.rst.
     let at = data + block * 4096 + offset + 0x7c;
-    let mut byte = [0];
-    let file = fs::File::open(&disk).unwrap();
-    file.read_exact_at(&mut byte, at).unwrap();
+    flip_bit(node, &disk, at);
     fs::remove_file(&disk).unwrap();
-    let overlay = node.dir().join(&node.machine().disks[0].path);
-    let write = format!("write -P {:#x} {at} 1", byte[0] ^ 0x10);
-    run(Command::new("qemu-io").args(["-c", &write]).arg(overlay));
 }
 
 /// The cluster's seeds and credentials in `home`, and a stranger's in `others`.

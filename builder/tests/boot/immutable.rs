@@ -1,15 +1,14 @@
 //! The root can't be changed: not by root on the running node, and not on its disk, where a
 //! single bit is enough for the machine to refuse it.
 
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use slipway_images::layout::{self, Sectors, Slot};
+use slipway_images::layout::Slot;
 use slipway_qemu::harness::Node;
 
 use super::flashed::Owned;
-use super::machine::{MINUTE, run};
+use super::machine::{MINUTE, flip_bit, partition_of};
 
 /// Tries to write to each directory and each file of the root (find names mount points, too),
 /// to the device below it, to make it writable, and looks for other mounts that are. What it
@@ -50,10 +49,7 @@ pub fn nothing_else_is_writable(owned: &Owned) {
 /// Flips one bit of PID 1's program in the disk of a machine that is off, which was made from
 /// `image`, and sees the machine stop at it and start over.
 pub fn a_flipped_bit_restarts_it(node: &mut Node, image: &Path) {
-    let size = std::fs::metadata(image).unwrap().len();
-    let mut file = std::fs::File::open(image).unwrap();
-    let found = layout::read(&mut file, Sectors::new(size / Sectors::SIZE)).unwrap();
-    let root = found.table.partition(Slot::A.root()).unwrap().offset();
+    let root = partition_of(image, Slot::A.root()).offset();
     let out = Command::new("/usr/sbin/debugfs")
         .args(["-R", "blocks /usr/lib/slipway/init"])
         .arg(format!("{}?offset={}", image.display(), root.get()))
@@ -61,13 +57,7 @@ pub fn a_flipped_bit_restarts_it(node: &mut Node, image: &Path) {
         .unwrap();
     let blocks = String::from_utf8(out.stdout).unwrap();
     let first: u64 = blocks.split_whitespace().next().unwrap().parse().unwrap();
-    let at = root.get() + first * 4096 + 123;
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-
-    let disk = node.dir().join(&node.machine().disks[0].path);
-    let write = format!("write -P {:#x} {at} 1", byte[0] ^ 0x10);
-    run(Command::new("qemu-io").args(["-c", &write]).arg(disk));
+    flip_bit(node, image, root.get() + first * 4096 + 123);
     node.power_on();
     // The initrd has done its work: it is what comes after that can't be read.
     node.wait_console("] root ", 3 * MINUTE);

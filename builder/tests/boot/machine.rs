@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -15,7 +17,7 @@ use slipway::run::ready::is_ready;
 use slipway::source::{Source, cache_dir};
 use slipway_access::api::Client;
 use slipway_access::kubeconfig::Kubeconfig;
-use slipway_images::layout::{self, Sectors};
+use slipway_images::layout::{self, Partition, Sectors};
 use slipway_qemu::VmName;
 use slipway_qemu::harness::{Node, Setup};
 use slipway_qemu::machine::{Arch, Mebibytes};
@@ -274,11 +276,26 @@ pub fn raw_disk(node: &Node, to: &Path) -> u64 {
     run(Command::new("qemu-img")
         .args(["convert", "-O", "raw"])
         .args([overlay.as_path(), to]));
-    let mut file = std::fs::File::open(to).unwrap();
+    partition_of(to, layout::DATA).offset().get()
+}
+
+/// A partition of a disk that is a file.
+pub fn partition_of(disk: &Path, name: &str) -> Partition {
+    let mut file = File::open(disk).unwrap();
     let size = file.metadata().unwrap().len();
     let found = layout::read(&mut file, Sectors::new(size / Sectors::SIZE)).unwrap();
-    let data = found.table.partition(layout::DATA);
-    data.expect("the disk has a data partition").offset().get()
+    let found = found.table.partition(name).cloned();
+    found.unwrap_or_else(|| panic!("the disk has no partition {name}"))
+}
+
+/// Flips a bit on the disk of a machine that is off, of which `copy` has what is there.
+pub fn flip_bit(node: &Node, copy: &Path, at: u64) {
+    let mut byte = [0];
+    let copy = File::open(copy).unwrap();
+    copy.read_exact_at(&mut byte, at).unwrap();
+    let write = format!("write -P {:#x} {at} 1", byte[0] ^ 0x10);
+    let disk = node.dir().join(&node.machine().disks[0].path);
+    run(Command::new("qemu-io").args(["-c", &write]).arg(disk));
 }
 
 /// Boots the image with these bytes as its seed.

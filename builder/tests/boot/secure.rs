@@ -14,13 +14,13 @@ use slipway::formats::{authenticode, fat};
 use slipway::keys::Pair;
 use slipway::secure_boot::{Enroll, SecureBoot};
 use slipway::tree::Tree;
-use slipway_images::layout::{self, Bytes, ESP, Partition, Sectors, Sizes};
+use slipway_images::layout::{Bytes, ESP, Partition, Sizes};
 use slipway_images::slot::shipped_name;
 use slipway_qemu::harness::{Node, Setup, VARS};
 use slipway_qemu::machine::Mebibytes;
 
 use super::flashed::slipway;
-use super::machine::{MINUTE, image, run};
+use super::machine::{MINUTE, image, partition_of, run};
 
 const LOADER: &str = "EFI/BOOT/BOOTX64.EFI";
 /// What `init` says first, in the initrd and in the root.
@@ -69,17 +69,14 @@ fn read(esp: &Tree, path: &str) -> Vec<u8> {
     esp.content(path).unwrap().read().unwrap().to_vec()
 }
 
-fn esp_of(disk: &Path) -> Partition {
-    let mut file = File::open(disk).unwrap();
-    let size = file.metadata().unwrap().len();
-    let found = layout::read(&mut file, Sectors::new(size / Sectors::SIZE)).unwrap();
-    found.table.partition(ESP).unwrap().clone()
-}
-
 /// The files of a disk's boot partition, as mtools see them.
 fn read_esp(disk: &Path, scratch: &Path) -> Tree {
     fs::create_dir(scratch).unwrap();
-    let volume = format!("{}@@{}", disk.display(), esp_of(disk).offset().get());
+    let volume = format!(
+        "{}@@{}",
+        disk.display(),
+        partition_of(disk, ESP).offset().get()
+    );
     let mut copy = Command::new("mcopy");
     copy.args(["-s", "-n", "-i", &volume, "::EFI", "::loader"]);
     run(copy.arg(scratch));
@@ -116,7 +113,7 @@ fn card(esp: &Tree, to: &Path) {
         .arg("--sparse=always")
         .arg(image())
         .arg(to));
-    let at = esp_of(to);
+    let at = partition_of(to, ESP);
     let file = File::options().read(true).write(true).open(to).unwrap();
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     fallocate(&file, hole, at.offset().get(), at.size().get()).unwrap();
