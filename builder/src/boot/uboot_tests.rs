@@ -23,15 +23,29 @@ fn load(name: &str) -> Board {
 /// Files where the packages of these boards have them.
 fn packages() -> Tree {
     let mut tree = Tree::new();
-    let firmware = ["start4.elf", "fixup4.dat", "overlays/pi4-spidev.dtbo"];
+    let firmware = [
+        "start4.elf",
+        "fixup4.dat",
+        "overlays/pi4-spidev.dtbo",
+        "bootcode.bin",
+        "start.elf",
+        "fixup.dat",
+    ];
     let mut paths: Vec<String> = (firmware.iter())
         .map(|name| format!("usr/lib/raspi-firmware/{name}"))
         .collect();
-    paths.push("usr/lib/u-boot/rpi_4/u-boot.bin".into());
-    for model in ["4-b", "400", "cm4-io"] {
-        paths.push(format!(
-            "usr/lib/linux-image-{RELEASE}/broadcom/bcm2711-rpi-{model}.dtb"
-        ));
+    for board in ["rpi_4", "rpi_3_32b", "rpi_2"] {
+        paths.push(format!("usr/lib/u-boot/{board}/u-boot.bin"));
+    }
+    for model in [
+        "broadcom/bcm2711-rpi-4-b",
+        "broadcom/bcm2711-rpi-400",
+        "broadcom/bcm2711-rpi-cm4-io",
+        "bcm2836-rpi-2-b",
+        "bcm2837-rpi-3-b",
+        "bcm2837-rpi-3-b-plus",
+    ] {
+        paths.push(format!("usr/lib/linux-image-{RELEASE}/{model}.dtb"));
     }
     for path in paths {
         tree.file(&path, 0o644, path.clone()).unwrap();
@@ -117,6 +131,64 @@ fn each_line_of_config_txt_is_explained() {
             let says = !line.is_empty() && !line.starts_with('#');
             assert!(!says || explained, "{}: {line}", path.display());
             before = line;
+        }
+    }
+}
+
+/// The files that a Raspberry Pi takes from its firmware partition up to U-Boot, which config.txt
+/// decides on: Raspberry Pi documentation, "config.txt" and "Boot folder contents". That too little
+/// memory for the GPU asks for a firmware of its own, which a card without it doesn't start from,
+/// is in raspberrypi/firmware#984.
+///
+/// `sections` are the filters that hold for a model.
+fn taken_by_firmware(config: &str, sections: &[&str]) -> Vec<String> {
+    let (mut section, mut gpu_mem, mut files) = ("all", 64, Vec::new());
+    for line in config.lines() {
+        if let Some(named) = line.strip_prefix('[') {
+            section = named.trim_end_matches(']');
+        } else if section == "all" || sections.contains(&section) {
+            match line.split_once(['=', ' ']) {
+                Some(("kernel" | "device_tree" | "include", file)) => files.push(file.to_owned()),
+                Some(("gpu_mem", mebibytes)) => gpu_mem = mebibytes.parse().unwrap(),
+                Some(("start_file" | "fixup_file" | "start_x" | "start_debug", _)) => {
+                    panic!("{line}: isn't modelled here")
+                }
+                _ => {}
+            }
+        }
+    }
+    let pi4 = sections.contains(&"pi4");
+    let variant = match (pi4, gpu_mem < 32) {
+        (true, false) => "4",
+        (true, true) => "4cd",
+        (false, false) => "",
+        (false, true) => "_cd",
+    };
+    files.extend([format!("start{variant}.elf"), format!("fixup{variant}.dat")]);
+    if !pi4 {
+        files.push("bootcode.bin".into());
+    }
+    files
+}
+
+#[test]
+fn the_firmware_of_a_raspberry_pi_finds_what_it_looks_for() {
+    let pi4: &[&[&str]] = &[&["pi4"], &["pi4", "pi400"], &["pi4", "cm4"]];
+    for (board, models) in [("pi4", pi4), ("pi2-3", &[&["pi2"], &["pi3"]])] {
+        let files = Files::take(&packages(), &load(board), &source(), RELEASE).unwrap();
+        let partition = files.firmware_partition().unwrap();
+        let here: Vec<&str> = partition.iter().map(|(path, _)| path).collect();
+        let (_, config) = partition.iter().find(|(p, _)| *p == "config.txt").unwrap();
+        let NodeKind::File(config) = &config.kind else {
+            panic!("config.txt is no file");
+        };
+        let config = String::from_utf8(config.read().unwrap().to_vec()).unwrap();
+        for model in models {
+            let wanted = taken_by_firmware(&config, model);
+            assert!(wanted.iter().any(|file| file.starts_with("u-boot")));
+            for file in wanted {
+                assert!(here.contains(&file.as_str()), "{model:?}: no {file}");
+            }
         }
     }
 }

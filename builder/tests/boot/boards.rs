@@ -124,7 +124,7 @@ fn board_armv7_falls_back_from_a_version_that_never_gets_up() {
 #[test]
 #[ignore = "boots two machines: run with --ignored"]
 fn board_armv7_is_an_agent_of_an_x86_64_server() {
-    let pair = Pair::start(&armv7(), "1024M");
+    let pair = Pair::start(&armv7(), "512M");
     let path = "jsonpath={.items[*].status.nodeInfo.architecture}";
     assert_eq!(pair.kubectl(&["get", "nodes", "-o", path]), "amd64 arm");
     pair.pods_reach_each_other();

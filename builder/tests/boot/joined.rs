@@ -89,10 +89,6 @@ impl Pair {
         // a request may take; what is asked for here is the same a second time.
         let done = |_: &str| true;
         self.wait("the workload", done, &["apply", "-f", WORKLOAD]);
-        // One each: the scheduler spreads them, but may have begun before the second node.
-        let spread = r#"{"spec":{"template":{"spec":{"topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"kubernetes.io/hostname","whenUnsatisfiable":"DoNotSchedule","labelSelector":{"matchLabels":{"app":"web"}},"matchLabelKeys":["pod-template-hash"]}]}}}}"#;
-        let patch = ["patch", "deployment", "web", "-p", spread];
-        self.wait("a pod for each node", done, &patch);
         for deployment in ["deployment/web", "deployment/client"] {
             let status = ["rollout", "status", deployment, "--timeout=600s"];
             self.wait(deployment, done, &status);
@@ -121,8 +117,6 @@ impl Pair {
             &[
                 "exec",
                 "deploy/client",
-                "-c",
-                "client",
                 "--",
                 "/host/busybox",
                 "wget",

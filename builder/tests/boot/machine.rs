@@ -28,6 +28,7 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(12 * 60);
 
 pub const WORKLOAD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/boot/workload.yaml");
+pub const WRITER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/boot/writer.yaml");
 
 const API: u16 = 6443;
 const KUBELET: u16 = 10250;
@@ -186,7 +187,7 @@ impl Cluster {
         self.node
             .wait_for("the service answers by its name", PATIENCE, |_| {
                 let out = Command::new(kubectl)
-                    .args(["exec", "deployment/client", "-c", "client", "--"])
+                    .args(["exec", "deployment/client", "--"])
                     .args(["/host/busybox", "wget", "-q", "-T", "30", "-O", "-"])
                     .arg("http://web.default.svc.cluster.local/")
                     .env("KUBECONFIG", &kubeconfig)

@@ -43,9 +43,16 @@ use machine::{Cluster, MINUTE};
 #[ignore = "boots a machine: run with --ignored"]
 fn a_cluster_serves_and_survives_a_power_cut() {
     let mut cluster = Cluster::ready();
-    cluster.kubectl(&["apply", "-f", machine::WORKLOAD]);
-    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=300s"]);
-    cluster.kubectl(&["rollout", "status", "deployment/client", "--timeout=300s"]);
+    cluster.kubectl(&["apply", "-f", machine::WORKLOAD, "-f", machine::WRITER]);
+    for deployment in ["web", "client", "writer"] {
+        cluster.kubectl(&[
+            "rollout",
+            "status",
+            "deployment",
+            deployment,
+            "--timeout=300s",
+        ]);
+    }
     let answer = cluster.ask_the_service();
     assert!(answer.starts_with("hello from web-"), "{answer}");
     let log = cluster.kubectl(&["logs", "-l", "app=web", "--prefix", "--tail=-1"]);
