@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `slipway.bootloader=0x5F50DE7F` | when the bootloader in a Raspberry Pi's EEPROM was built, in seconds since 1970; U-Boot's script appends it (`board-configs/pi4.toml`) |
 //! | `slipway.bootloader-since=2020-09-03` | what the board needs |
+//! | `slipway.overlay-failed=NAME` | an overlay that U-Boot couldn't put over the device tree, for which reason there is none |
 
 use std::fs;
 use std::path::Path;
@@ -38,11 +39,8 @@ pub fn secure_boot(root: &Path) -> Option<bool> {
 /// old; `None` on boards without, or where it hasn't said.
 #[must_use]
 pub fn bootloader(root: &Path) -> Option<String> {
-    let cmdline = files::read_trimmed(root.join("proc/cmdline")).ok()?;
-    let word = |key: &str| {
-        let mut words = cmdline.split_ascii_whitespace();
-        words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-    };
+    let cmdline = command_line(root)?;
+    let word = |key| word(&cmdline, key);
     let built = word("slipway.bootloader")?.strip_prefix("0x")?;
     let built = date(u32::from_str_radix(built, 16).ok()?.into());
     Some(match word("slipway.bootloader-since") {
@@ -55,6 +53,25 @@ pub fn bootloader(root: &Path) -> Option<String> {
     })
 }
 
+/// In words, that an overlay couldn't be put over the device tree; `None` if all were.
+#[must_use]
+pub fn overlay_failed(root: &Path) -> Option<String> {
+    let cmdline = command_line(root)?;
+    let name = word(&cmdline, "slipway.overlay-failed")?;
+    Some(format!(
+        "overlay {name} can't be applied to the device tree, which therefore has none"
+    ))
+}
+
+fn command_line(root: &Path) -> Option<String> {
+    files::read_trimmed(root.join("proc/cmdline")).ok()
+}
+
+fn word<'l>(cmdline: &'l str, key: &str) -> Option<&'l str> {
+    let mut words = cmdline.split_ascii_whitespace();
+    words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
+
 /// What is known in words, for the console.
 #[must_use]
 pub fn note(root: &Path) -> String {
@@ -63,13 +80,28 @@ pub fn note(root: &Path) -> String {
         Some(false) => Some("Secure Boot off".to_owned()),
         None => None,
     };
-    let known: Vec<String> = secure_boot.into_iter().chain(bootloader(root)).collect();
+    let (bootloader, overlay) = (bootloader(root), overlay_failed(root));
+    let known: Vec<String> = [secure_boot, bootloader, overlay]
+        .into_iter()
+        .flatten()
+        .collect();
     known.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_overlay_that_could_not_be_applied_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("proc")).unwrap();
+        let cmdline = root.path().join("proc/cmdline");
+        fs::write(&cmdline, "quiet").unwrap();
+        assert_eq!(overlay_failed(root.path()), None);
+        fs::write(&cmdline, "quiet slipway.overlay-failed=mine\n").unwrap();
+        assert!(note(root.path()).starts_with("overlay mine can't be applied"));
+    }
 
     #[test]
     fn the_eeproms_bootloader_is_held_against_what_the_board_needs() {

@@ -6,6 +6,7 @@
 
 pub mod applet;
 pub mod clock;
+pub mod consoles;
 pub mod crypt;
 pub mod data;
 pub mod dm;

@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::consoles::Consoles;
+
 enum Item {
     Line(String),
     /// Not for the kernel's log.
     ConsoleOnly(String),
-    /// Where lines go from now on, if not to /dev/console.
+    /// Where lines go from now on, if not to the console.
     Move(Option<PathBuf>),
     Flush(SyncSender<()>),
 }
@@ -119,7 +121,7 @@ fn clean(text: &str) -> String {
 fn write_lines(receiver: &Receiver<Item>) {
     let mut sinks = Sinks {
         console: None,
-        terminal: CONSOLE.into(),
+        terminal: None,
         kmsg: None,
     };
     while let Ok(item) = receiver.recv() {
@@ -139,7 +141,7 @@ fn write_lines(receiver: &Receiver<Item>) {
             }
             Item::ConsoleOnly(text) => sinks.console(&text),
             Item::Move(terminal) => {
-                sinks.terminal = terminal.unwrap_or_else(|| CONSOLE.into());
+                sinks.terminal = terminal;
                 sinks.console = None;
             }
             // The waiter may have given up already.
@@ -148,13 +150,12 @@ fn write_lines(receiver: &Receiver<Item>) {
     }
 }
 
-const CONSOLE: &str = "/dev/console";
-
 /// Where lines go. There is no device before devtmpfs is mounted: opening is tried again with
 /// each line.
 struct Sinks {
     console: Option<File>,
-    terminal: PathBuf,
+    /// If not the console.
+    terminal: Option<PathBuf>,
     kmsg: Option<File>,
 }
 
@@ -174,7 +175,10 @@ impl Sinks {
 
     fn console(&mut self, text: &str) {
         if self.console.is_none() {
-            self.console = open_terminal(&self.terminal).ok();
+            let root = Path::new("/");
+            let terminal = self.terminal.clone();
+            let terminal = terminal.unwrap_or_else(|| root.join(Consoles::read(root).device()));
+            self.console = open_terminal(&terminal).ok();
         }
         if let Some(file) = &mut self.console {
             let lost = write_patiently(file, format!("slipway: {text}\r\n").as_bytes());

@@ -245,6 +245,7 @@ pub(super) fn check(name: &str, path: &Path, raw: Raw, errors: &mut Vec<String>)
             files: items(boot.files),
             raw: items(boot.raw),
             device_trees: items(boot.device_trees),
+            overlays: items(boot.overlays),
             commands: texts(boot.commands),
             config_txt: texts(boot.config_txt),
         },

@@ -241,6 +241,9 @@ pub struct Boot {
     /// U-Boot: device trees for the slot's boot area, by path below the kernel package's. The
     /// kernel gets the one that U-Boot names in `fdtfile`, or U-Boot's own where it names none.
     pub device_trees: Vec<Pattern>,
+    /// U-Boot: overlays for the slot's boot area, of packages or beside the board's TOML. The
+    /// kernel's device tree gets them in this order, before its owner's.
+    pub overlays: Vec<Pattern>,
     /// U-Boot: what a slot's script does first.
     pub commands: Vec<String>,
     /// Raspberry Pi: lines at the end of `config.txt`.

@@ -128,6 +128,7 @@ table! {
         files: list BootFile,
         raw: list RawPiece,
         device_trees: list Pattern,
+        overlays: list Pattern,
         commands: list Command,
         config_txt: list Command,
     }

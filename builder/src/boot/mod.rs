@@ -105,7 +105,8 @@ pub fn take(tree: &mut Tree, board: &Board, source: &Source) -> Result<BootFiles
 /// [`Kind::Io`].
 pub fn digest_beside(source: &Source, board: &Board) -> Result<Option<String>> {
     let mut all = Vec::new();
-    for file in &board.boot.files {
+    let files = board.boot.files.iter().map(|file| &file.from);
+    for file in files.chain(&board.boot.overlays) {
         if let Some(content) = uboot::beside(source, file)? {
             all.extend(digest::hex(&content).bytes());
         }

@@ -13,6 +13,7 @@
 //! | `slot.env` | `bootargs=` and the command line |
 //! | `linux`, `initrd` | |
 //! | `dtb/` | device trees |
+//! | `overlays/` | overlays, which the kernel's device tree gets |
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -24,7 +25,7 @@ use slipway_images::layout::Table;
 use slipway_images::slot::{CHOICE_FILES, Choice, RECORD_SIZE, UBOOT_RECORD_FILE};
 
 use super::{Ingredients, missing};
-use crate::board::{Architecture, Board, BootFile, Pattern, RawPiece};
+use crate::board::{Architecture, Board, Pattern, RawPiece};
 use crate::error::{At as _, Error, Kind, Result};
 use crate::formats::{cpio, uimage};
 use crate::source::Source;
@@ -34,6 +35,10 @@ use crate::tree::{NodeKind, Tree};
 const SCRIPT: &str = "distro/u-boot/boot.cmd";
 /// What a Raspberry Pi's firmware reads first.
 const CONFIG_TXT: &str = "config.txt";
+/// What its owner says there, which U-Boot reads, too.
+const USER_TXT: &str = "user.txt";
+/// Where overlays are, on the firmware partition as in a boot area.
+const OVERLAYS: &str = "overlays";
 /// What is made of it on the firmware partition.
 const SCRIPT_FILE: &str = "boot.scr";
 /// What a slot's command line is in.
@@ -43,6 +48,8 @@ pub const COMMAND_LINE_NAME: &str = "bootargs=";
 /// A slot's initrd, compressed: U-Boot reads cards at 10 to 20 MB/s, so the 10 MB that it is larger
 /// unpacked would be up to a second of each boot.
 pub const INITRD_FILE: &str = "initrd";
+/// Loads the device tree that U-Boot has named.
+const LOAD_TREE: &str = "load ${from} ${fdt_addr_r} dtb/${fdtfile}";
 /// zstd level of it: 19 took 11 s of each build and saved 3 % of a tenth of the image.
 const INITRD_LEVEL: i32 = 12;
 
@@ -57,6 +64,8 @@ pub struct Files {
     once: Vec<String>,
     raw: Vec<Placed<u64>>,
     device_trees: Vec<Placed<String>>,
+    /// By name, without `.dtbo`.
+    overlays: Vec<Placed<String>>,
 }
 
 impl Files {
@@ -65,11 +74,7 @@ impl Files {
         let script = source.path(SCRIPT);
         let (mut firmware, mut once) = (Vec::new(), Vec::new());
         for file in &board.boot.files {
-            let found = match beside(source, file)? {
-                Some(content) => vec![(file.from.as_str().to_owned(), content.into())],
-                None => matching(tree, "", &file.from, &board.boot.package)?,
-            };
-            for (path, content) in found {
+            for (path, content) in found(tree, source, &file.from, &board.boot.package)? {
                 let path = placed(&file.to, &path);
                 let content = match path.as_str() {
                     CONFIG_TXT => config_txt(&content, &board.boot.config_txt).into(),
@@ -86,6 +91,12 @@ impl Files {
         for pattern in &board.boot.device_trees {
             device_trees.extend(matching(tree, &below, pattern, &board.kernel.package)?);
         }
+        let mut overlays = Vec::new();
+        for pattern in &board.boot.overlays {
+            for (path, content) in found(tree, source, pattern, &board.boot.package)? {
+                overlays.push((overlay_name(&path)?, content));
+            }
+        }
         let piece = |piece: &RawPiece| {
             let content = tree.content(&piece.from);
             let content = content.ok_or_else(|| missing(&piece.from, &board.boot.package))?;
@@ -97,6 +108,7 @@ impl Files {
             once,
             raw: board.boot.raw.iter().map(piece).collect::<Result<_>>()?,
             device_trees,
+            overlays,
         })
     }
 
@@ -137,7 +149,7 @@ impl Files {
     /// A slot's payload.
     pub fn boot_area(&self, from: &Ingredients<'_>) -> Result<Tree> {
         let mut tree = Tree::new();
-        let script = slot_script(from.board);
+        let script = self.slot_script(from.board);
         let script = uimage::script("Slipway: start this slot", &script, from.epoch);
         tree.file("slot.scr", 0o644, script)?;
         let line = format!("{COMMAND_LINE_NAME}{}\n", from.command_line());
@@ -148,7 +160,103 @@ impl Files {
         for (path, content) in &self.device_trees {
             tree.file(&format!("dtb/{path}"), 0o644, content.to_vec())?;
         }
+        for (name, content) in &self.overlays {
+            let path = format!("{OVERLAYS}/{name}.dtbo");
+            tree.file(&path, 0o644, content.to_vec())?;
+        }
         Ok(tree)
+    }
+
+    /// What starts a slot. U-Boot runs it with `devtype`, `devnum` and `area` set: the disk, and
+    /// the number of the boot area's partition; and with `here`, where the firmware partition is.
+    pub(super) fn slot_script(&self, board: &Board) -> String {
+        let start = match board.architecture {
+            Architecture::Arm64 => "booti",
+            Architecture::Amd64 | Architecture::Armhf => "bootz",
+        };
+        let mut lines = vec!["setenv append".to_owned()];
+        lines.extend(board.boot.commands.clone());
+        // Not by `exit`: before 2024 it doesn't end a script that another one has started.
+        lines.extend([
+            "setenv from ${devtype} ${devnum}:${area}".to_owned(),
+            "setenv fdt ${fdtcontroladdr}".to_owned(),
+            "if test -n \"${fdtfile}\"; then".to_owned(),
+            "  setenv fdt".to_owned(),
+            format!("  if {LOAD_TREE}; then setenv fdt ${{fdt_addr_r}}; fi"),
+            "fi".to_owned(),
+            "if test -n \"${fdt}\"; then".to_owned(),
+        ]);
+        lines.extend(self.overlay_lines());
+        lines.extend([
+            format!("if load ${{from}} ${{kernel_addr_r}} {COMMAND_LINE_FILE}; then"),
+            "if env import -t ${kernel_addr_r} ${filesize} bootargs; then".to_owned(),
+            // What was found out on the way.
+            "  setenv bootargs \"${bootargs} ${append}\"".to_owned(),
+            format!("if load ${{from}} ${{ramdisk_addr_r}} {INITRD_FILE}; then"),
+            "  setenv initrd ${ramdisk_addr_r}:${filesize}".to_owned(),
+            "  if load ${from} ${kernel_addr_r} linux; then".to_owned(),
+            format!("    {start} ${{kernel_addr_r}} ${{initrd}} ${{fdt}}"),
+            "  fi".to_owned(),
+            "fi; fi; fi; fi".to_owned(),
+        ]);
+        lines.join("\n") + "\n"
+    }
+
+    /// What puts overlays over the device tree at `fdt`: the image's, then those that its owner
+    /// names in `user.txt`. One that can't be applied leaves a broken tree (U-Boot's
+    /// doc/usage/fdt_overlays.rst): then the kernel gets the tree without any, and is told, since a
+    /// node that isn't there is worse than one without a device.
+    fn overlay_lines(&self) -> Vec<String> {
+        let owners = (self.firmware.iter()).any(|(path, _)| path == USER_TXT);
+        if !owners && self.overlays.is_empty() {
+            return Vec::new();
+        }
+        let apply = |place: &str, names: &str| {
+            format!(
+                "for name in {names}; do if load ${{{place}}} ${{kernel_addr_r}} \
+                 {OVERLAYS}/${{name}}.dtbo && fdt apply ${{kernel_addr_r}}; then \
+                 echo \"Slipway: overlay ${{name}}\"; else setenv broken ${{name}}; fi; done"
+            )
+        };
+        let mut lines = vec!["setenv overlays".to_owned(), "setenv broken".to_owned()];
+        if owners {
+            lines.push(format!(
+                "if load ${{here}} ${{kernel_addr_r}} {USER_TXT}; then \
+                 env import -t -r ${{kernel_addr_r}} ${{filesize}} overlays; fi"
+            ));
+        }
+        let names: Vec<&str> = (self.overlays.iter())
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let names = names.join(" ");
+        lines.extend([
+            // QEMU's machine has no place for a tree, and no device of theirs.
+            format!("if test -n \"{names}${{overlays}}\" && test -n \"${{fdt_addr_r}}\"; then"),
+            "  fdt addr ${fdt}".to_owned(),
+            // U-Boot's own stays as it is.
+            "  if test -z \"${fdtfile}\"; then fdt move ${fdt} ${fdt_addr_r}; \
+             setenv fdt ${fdt_addr_r}; fi"
+                .to_owned(),
+            "  fdt resize 4000".to_owned(),
+        ]);
+        if !names.is_empty() {
+            lines.push(format!("  {}", apply("from", &names)));
+        }
+        if owners {
+            lines.push(format!("  {}", apply("here", "${overlays}")));
+        }
+        lines.extend([
+            "  if test -n \"${broken}\"; then".to_owned(),
+            "    echo \"Slipway: overlay ${broken} cannot be applied, and so none is\"".to_owned(),
+            "    setenv append \"${append} slipway.overlay-failed=${broken}\"".to_owned(),
+            format!(
+                "    if test -n \"${{fdtfile}}\"; then {LOAD_TREE}; \
+                 else setenv fdt ${{fdtcontroladdr}}; fi"
+            ),
+            "  fi".to_owned(),
+            "fi".to_owned(),
+        ]);
+        lines
     }
 
     /// What the board's ROM wants at a place of its own.
@@ -176,38 +284,6 @@ impl Files {
     }
 }
 
-/// What starts a slot. U-Boot runs it with `devtype`, `devnum` and `area` set: the disk, and
-/// the number of the boot area's partition.
-pub(super) fn slot_script(board: &Board) -> String {
-    let start = match board.architecture {
-        Architecture::Arm64 => "booti",
-        Architecture::Amd64 | Architecture::Armhf => "bootz",
-    };
-    let mut lines = board.boot.commands.clone();
-    // Not by `exit`: before 2024 it doesn't end a script that another one has started.
-    lines.extend([
-        "setenv from ${devtype} ${devnum}:${area}".to_owned(),
-        "setenv fdt ${fdtcontroladdr}".to_owned(),
-        "if test -n \"${fdtfile}\"; then".to_owned(),
-        "  setenv fdt".to_owned(),
-        "  if load ${from} ${fdt_addr_r} dtb/${fdtfile}; then setenv fdt ${fdt_addr_r}; fi"
-            .to_owned(),
-        "fi".to_owned(),
-        "if test -n \"${fdt}\"; then".to_owned(),
-        format!("if load ${{from}} ${{kernel_addr_r}} {COMMAND_LINE_FILE}; then"),
-        "if env import -t ${kernel_addr_r} ${filesize} bootargs; then".to_owned(),
-        // What the board's commands have to add.
-        "  setenv bootargs \"${bootargs} ${append}\"".to_owned(),
-        format!("if load ${{from}} ${{ramdisk_addr_r}} {INITRD_FILE}; then"),
-        "  setenv initrd ${ramdisk_addr_r}:${filesize}".to_owned(),
-        "  if load ${from} ${kernel_addr_r} linux; then".to_owned(),
-        format!("    {start} ${{kernel_addr_r}} ${{initrd}} ${{fdt}}"),
-        "  fi".to_owned(),
-        "fi; fi; fi; fi".to_owned(),
-    ]);
-    lines.join("\n") + "\n"
-}
-
 /// A Raspberry Pi's `config.txt` with its end: the board's lines, then its owner's.
 fn config_txt(base: &[u8], lines: &[String]) -> Vec<u8> {
     let mut text = base.to_vec();
@@ -222,12 +298,42 @@ fn config_txt(base: &[u8], lines: &[String]) -> Vec<u8> {
 }
 
 /// A file beside the board's TOML; none if it is a package's.
-pub fn beside(source: &Source, file: &BootFile) -> Result<Option<Vec<u8>>> {
-    let path = source.path("board-configs").join(file.from.as_str());
+pub fn beside(source: &Source, file: &Pattern) -> Result<Option<Vec<u8>>> {
+    let path = source.path("board-configs").join(file.as_str());
     match path.is_file() {
         true => fs::read(&path).at("reading", &path).map(Some),
         false => Ok(None),
     }
+}
+
+/// What a pattern names: a file beside the board's TOML, or those of packages.
+fn found(
+    tree: &Tree,
+    source: &Source,
+    pattern: &Pattern,
+    package: &str,
+) -> Result<Vec<Placed<String>>> {
+    match beside(source, pattern)? {
+        Some(content) => Ok(vec![(pattern.as_str().to_owned(), content.into())]),
+        None => matching(tree, "", pattern, package),
+    }
+}
+
+/// By what an overlay is called in U-Boot's script, where a blank would be the end of it.
+fn overlay_name(path: &str) -> Result<String> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let stem = name.strip_suffix(".dtbo").unwrap_or_default();
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b',');
+    if stem.is_empty() || !stem.bytes().all(plain) {
+        return Err(Error::new(
+            Kind::Input,
+            format!(
+                "boot.overlays: {path}: an overlay's name is of letters, digits, -_., and ends in .dtbo"
+            ),
+        ));
+    }
+    Ok(stem.to_owned())
 }
 
 /// Where a file goes whose path is `from`.

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use super::uboot::{Files, slot_script};
-use crate::board::Board;
+use super::uboot::Files;
+use crate::board::{Board, Pattern};
 use crate::source::Source;
 use crate::tree::{NodeKind, Tree};
 
@@ -81,7 +81,7 @@ fn shown(board: &Board) -> String {
     for (place, _) in files.pieces() {
         writeln!(renewed, "{place}").unwrap();
     }
-    let slot = slot_script(board);
+    let slot = files.slot_script(board);
     format!("{list}\n=== renewed in this order\n{renewed}\n{texts}=== slot.scr\n{slot}")
 }
 
@@ -117,6 +117,31 @@ fn a_board_adds_lines_to_config_txt_before_its_owners() {
     let end = "[all]\n# `boot.config-txt` of the board.\ndtparam=i2c_arm=on\ndtoverlay=mine\n\
                # Its owner's lines, which have the last word.\ninclude user.txt\n\n===";
     assert!(shown.contains(end), "{shown}");
+}
+
+#[test]
+fn a_board_adds_overlays_before_its_owners() {
+    let mut board = load("pi4");
+    let from = "usr/lib/raspi-firmware/overlays/pi4-spidev.dtbo";
+    board.boot.overlays = vec![Pattern::new(from).unwrap()];
+    let shown = shown(&board);
+    let place = |what: &str| {
+        shown
+            .find(what)
+            .unwrap_or_else(|| panic!("{what}: {shown}"))
+    };
+    let boards = place("for name in pi4-spidev; do if load ${from} ");
+    let owners = place("for name in ${overlays}; do if load ${here} ");
+    assert!(place("if test -n \"pi4-spidev${overlays}\" && ") < boards && boards < owners);
+    // A blank would be two names to the script.
+    let mut tree = packages();
+    let odd = "usr/lib/raspi-firmware/overlays/a b.dtbo";
+    tree.file(odd, 0o644, Vec::new()).unwrap();
+    board.boot.overlays = vec![Pattern::new(odd).unwrap()];
+    let refused = Files::take(&tree, &board, &source(), RELEASE)
+        .err()
+        .unwrap();
+    assert!(refused.to_string().contains("boot.overlays: "), "{refused}");
 }
 
 /// Whoever reads `config.txt` on a card learns what each line is for.

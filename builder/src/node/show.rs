@@ -67,6 +67,9 @@ impl fmt::Display for Shown {
                 line("slot", &slot_line(slots, slot))?;
             }
         }
+        if let Some(overlay) = &status.overlay {
+            line("overlays", overlay)?;
+        }
         if let Some(bootloader) = &status.bootloader {
             line("bootloader", bootloader)?;
         }

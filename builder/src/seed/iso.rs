@@ -56,11 +56,16 @@ pub fn iso(args: &IsoArgs, progress: &Progress) -> Result<Made> {
             );
         }
     };
+    for (name, _) in files.overlays() {
+        progress.warn(&format!(
+            "{name} is left out: U-Boot takes overlays from the card (slipway flash, seed embed)"
+        ));
+    }
     let image = iso9660::image(LABEL, files.iter())?;
     progress.check()?;
     atomic::write(&out, &image, 0o600)?;
     Ok(Made {
         image: out,
-        files: files.names(),
+        files: files.iter().map(|(name, _)| name.to_owned()).collect(),
     })
 }

@@ -18,7 +18,7 @@ use hadris_storage::sync::BlockDevice;
 use hadris_storage::{BlockIndex, BlockSize};
 use slipway_images::layout::{Partition, Sectors, TYPE_BASIC_DATA, TYPE_ESP, read};
 
-use super::files::{Files, NAMES, USER_TXT};
+use super::files::{Files, NAMES, OVERLAYS, USER_TXT};
 use crate::error::{At as _, Error, Kind, Result};
 
 const SECTOR: usize = Sectors::SIZE as usize;
@@ -82,6 +82,10 @@ fn edit(image: &Path, file: &File, files: &Files) -> Result<(Changes, u64)> {
             None => {}
         }
     }
+    for (path, bytes) in files.overlays() {
+        volume.create_dir_all(OVERLAYS).map_err(failed)?;
+        volume.write(path, bytes).map_err(failed)?;
+    }
     let mut overlay = volume
         .into_inner()
         .map_err(|_| Error::new(Kind::Bug, "a file of the boot partition is still open"))?
@@ -109,7 +113,10 @@ pub fn compare(image: &Path, files: &Files) -> Result<()> {
     // From the device, not from memory; where that is refused the memory has to do.
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap_or_default();
     let volume = mount(image, &file, &boot_partition(image, &file)?)?;
-    for name in NAMES {
+    for name in NAMES
+        .into_iter()
+        .chain(files.overlays().map(|(path, _)| path))
+    {
         let found = read_from(&volume, image, name)?;
         let is_kept = name == USER_TXT && files.get(name).is_none();
         if !is_kept && found.as_deref() != files.get(name) {

@@ -137,6 +137,9 @@ fn board_armv7_is_an_agent_of_an_x86_64_server() {
 fn board_pi4_starts_on_a_raspberry_pi() {
     let scratch = seeds();
     let at = |path: &str| scratch.path().join(path);
+    // One of the image's.
+    let user_txt = at("home").join(NODE).join("user.txt");
+    fs::write(user_txt, "overlays=pi4-spidev\n").unwrap();
     run(slipway()
         .arg("flash")
         .args([&image_of("SLIPWAY_PI4_IMAGE", "pi4"), &at("card")])
@@ -166,6 +169,9 @@ fn board_pi4_starts_on_a_raspberry_pi() {
         });
         match start {
             1 => {
+                let spi = "cat /proc/device-tree/soc/spi@7e204000/{status,spidev@0/compatible}";
+                let tree = owned.shell(spi);
+                assert!(tree.contains("okay") && tree.contains("lwn,bk4"), "{tree}");
                 owned.operator(&["reboot"]);
             }
             2 => {

@@ -71,6 +71,56 @@ fn user_txt_is_the_seeds_or_what_was_there() {
     assert_clean(&image);
 }
 
+/// Of a board that U-Boot starts: `user.txt` names them.
+#[test]
+fn overlays_go_beside_the_firmwares_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(dir.path());
+    let seed = seed_dir(dir.path());
+    let overlay = seed.join("mine.dtbo");
+    fs::write(&overlay, "/dts-v1/;\n").unwrap();
+    let (code, said) = refused(&["seed", "embed", str(&image), str(&seed)]);
+    assert!(
+        code == 3 && said.contains("mine.dtbo is no compiled overlay"),
+        "{code}: {said}"
+    );
+    let source = dir.path().join("mine.dts");
+    let dts = "/dts-v1/;\n/plugin/;\n&spi { status = \"okay\"; };\n";
+    fs::write(&source, dts).unwrap();
+    let args = [
+        "-q",
+        "-@",
+        "-I",
+        "dts",
+        "-O",
+        "dtb",
+        "-o",
+        str(&overlay),
+        str(&source),
+    ];
+    run("dtc", &args);
+    let out = slipway(&["seed", "embed", str(&image), str(&seed)]);
+    assert!(out.status.success(), "{}", text(&out));
+    let found = dir.path().join("found");
+    let esp = cut_out(&image, ESP);
+    run(
+        "mcopy",
+        &["-n", "-i", str(&esp), "::/overlays/mine.dtbo", str(&found)],
+    );
+    assert!(fs::read(found).unwrap() == fs::read(&overlay).unwrap());
+    assert_clean(&image);
+    // A card with it is compared, and a volume of the node's has no use for it.
+    let card = dir.path().join("card");
+    let out = slipway(&["flash", str(&image), str(&card), "--seed", str(&seed)]);
+    assert!(out.status.success(), "{}", text(&out));
+    let out = slipway(&["seed", "iso", str(&seed)]);
+    assert!(
+        text(&out).contains("overlays/mine.dtbo is left out"),
+        "{}",
+        text(&out)
+    );
+}
+
 #[test]
 fn an_image_with_a_seed_can_be_flashed_though_it_is_not_what_was_built() {
     let dir = tempfile::tempdir().unwrap();

@@ -32,6 +32,9 @@ pub struct Status {
     /// The bootloader in the board's EEPROM, and whether it is too old; none on boards without.
     #[serde(default)]
     pub bootloader: Option<String>,
+    /// That an overlay couldn't be put over the device tree; none if all were, or none was wanted.
+    #[serde(default)]
+    pub overlay: Option<String>,
     /// What runs before a slot is chosen; none where the image carries nothing of it.
     #[serde(default)]
     pub firmware: Option<Firmware>,

@@ -36,6 +36,7 @@ pub fn gather(paths: &Paths, name: String) -> Status {
         kernel: system.kernel(),
         secure_boot: firmware::secure_boot(paths.root()),
         bootloader: firmware::bootloader(paths.root()),
+        overlay: firmware::overlay_failed(paths.root()),
         firmware: None,
         uptime: system.uptime(),
         time: SystemTime::now()

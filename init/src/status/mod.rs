@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use slipway_images::info::{IMAGE_INFO_PATH, ImageInfo};
 use slipway_images::node::{API_FILE, Boot};
 
-use crate::{files, log, say, slots, sys};
+use crate::consoles::Consoles;
+use crate::{log, say, slots, sys};
 use page::{Image, Page, Trouble, trouble};
 
 /// How long the boot may take to say whether a page is wanted.
@@ -35,8 +36,6 @@ const PAUSE: Duration = Duration::from_secs(30);
 const PAGE_TTY: &str = "dev/tty1";
 const MESSAGES_TTY: &str = "dev/tty2";
 const MESSAGES_NUMBER: u8 = 2;
-/// Names of the kernel's consoles, below the root; /dev/console is the last.
-const ACTIVE: &str = "sys/class/tty/console/active";
 
 enum Item {
     Boot(Box<Boot>),
@@ -101,15 +100,11 @@ struct Screen {
 impl Screen {
     /// Takes the first virtual terminal, if there are any.
     fn open(root: &Path) -> Option<Self> {
-        let active = files::read_trimmed(root.join(ACTIVE)).ok()?;
-        let is_virtual = |name: &str| {
-            (name.strip_prefix("tty")).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
-        };
-        let mut consoles = active.split_whitespace();
-        if !consoles.clone().any(is_virtual) {
+        let consoles = Consoles::read(root);
+        if !consoles.have_screen() {
             return None;
         }
-        let moved_log = consoles.next_back().is_some_and(is_virtual);
+        let moved_log = consoles.say_on_screen();
         let tty = log::open_terminal(&root.join(PAGE_TTY)).ok()?;
         let messages_path = root.join(MESSAGES_TTY);
         let messages = log::open_terminal(&messages_path).ok();

@@ -210,6 +210,8 @@ fn news_is_told_once_it_has_settled_and_not_all_the_time() {
     assert_eq!(told, [3, 57]);
 }
 
+const CONSOLES: &str = "sys/class/tty/console/active";
+
 /// A root whose kernel has a screen, which is a pseudoterminal here.
 fn with_screen() -> (tempfile::TempDir, nix::pty::PtyMaster) {
     use nix::fcntl::OFlag;
@@ -220,7 +222,7 @@ fn with_screen() -> (tempfile::TempDir, nix::pty::PtyMaster) {
     unlockpt(&master).unwrap();
     std::fs::create_dir_all(root.path().join("sys/class/tty/console")).unwrap();
     std::fs::create_dir_all(root.path().join("dev")).unwrap();
-    std::fs::write(root.path().join(ACTIVE), "tty0 ttyS0\n").unwrap();
+    std::fs::write(root.path().join(CONSOLES), "tty0 ttyS0\n").unwrap();
     std::os::unix::fs::symlink(ptsname_r(&master).unwrap(), root.path().join(PAGE_TTY)).unwrap();
     (root, master)
 }
@@ -285,6 +287,6 @@ fn without_a_screen_or_a_wish_nothing_is_drawn() {
     drawer.wanted = None;
     drawer.show(now + UNDECIDED * 2);
     assert!(drawer.screen.is_some(), "somebody should have said by now");
-    std::fs::write(root.path().join(ACTIVE), "ttyS0\n").unwrap();
+    std::fs::write(root.path().join(CONSOLES), "ttyS0\n").unwrap();
     assert!(Screen::open(root.path()).is_none());
 }
