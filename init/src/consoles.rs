@@ -36,9 +36,10 @@ impl Consoles {
     /// The device for lines, below the root: the console, or a serial line if that is the screen.
     #[must_use]
     pub fn device(&self) -> PathBuf {
-        let serial = self.names.iter().rev().find(|name| !is_screen(name));
-        match serial {
-            Some(name) if self.last_is_screen() => Path::new("dev").join(name),
+        match self.serial() {
+            Some(name) if self.names.last().is_some_and(|name| is_screen(name)) => {
+                Path::new("dev").join(name)
+            }
             _ => PathBuf::from("dev/console"),
         }
     }
@@ -46,11 +47,11 @@ impl Consoles {
     /// Whether lines go to the screen: there is nothing else.
     #[must_use]
     pub fn say_on_screen(&self) -> bool {
-        self.last_is_screen() && self.names.iter().all(|name| is_screen(name))
+        self.have_screen() && self.serial().is_none()
     }
 
-    fn last_is_screen(&self) -> bool {
-        self.names.last().is_some_and(|name| is_screen(name))
+    fn serial(&self) -> Option<&String> {
+        self.names.iter().rev().find(|name| !is_screen(name))
     }
 }
 

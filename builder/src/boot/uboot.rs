@@ -28,6 +28,7 @@ use super::{Ingredients, missing};
 use crate::board::{Architecture, Board, Pattern, RawPiece};
 use crate::error::{At as _, Error, Kind, Result};
 use crate::formats::{cpio, uimage};
+use crate::seed::files::{OVERLAYS, USER_TXT};
 use crate::source::Source;
 use crate::tree::{NodeKind, Tree};
 
@@ -35,10 +36,6 @@ use crate::tree::{NodeKind, Tree};
 const SCRIPT: &str = "distro/u-boot/boot.cmd";
 /// What a Raspberry Pi's firmware reads first.
 const CONFIG_TXT: &str = "config.txt";
-/// What its owner says there, which U-Boot reads, too.
-const USER_TXT: &str = "user.txt";
-/// Where overlays are, on the firmware partition as in a boot area.
-const OVERLAYS: &str = "overlays";
 /// What is made of it on the firmware partition.
 const SCRIPT_FILE: &str = "boot.scr";
 /// What a slot's command line is in.

@@ -18,7 +18,8 @@ pub const USER_DATA: &str = "user-data";
 pub const USER_TXT: &str = "user.txt";
 
 /// Overlays for the kernel's device tree on a board that U-Boot starts: `NAME.dtbo` in the seed's
-/// directory goes here on the card, where a line `overlays=NAME` of `user.txt` finds it.
+/// directory goes here on the card, where a line `overlays=NAME` of `user.txt` finds it. An image's
+/// own are in a directory of this name in a slot's boot area.
 pub const OVERLAYS: &str = "overlays";
 
 /// What an overlay begins with, as every device tree does (Devicetree Specification, 5.2).

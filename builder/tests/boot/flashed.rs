@@ -362,7 +362,7 @@ fn power_cuts_in_the_first_boot_are_made_good_by_the_next() {
 /// Makes the checksum of an inode on the data partition of a machine that is off a wrong one.
 fn damage_data(node: &Node, path: &str) {
     let disk = node.dir().join("damaged.img");
-    let data = raw_disk(node, &disk);
+    let data = raw_disk(node, &disk).offset().get();
     let out = Command::new("/usr/sbin/debugfs")
         .args(["-R", &format!("imap {path}")])
         .arg(format!("{}?offset={data}", disk.display()))

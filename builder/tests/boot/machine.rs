@@ -268,8 +268,7 @@ impl Cluster {
             self.scratch.path().join("disk"),
             self.scratch.path().join("slipway-data"),
         );
-        raw_disk(&self.node, &disk);
-        let part = partition_of(&disk, layout::DATA);
+        let part = raw_disk(&self.node, &disk);
         let mut source = format!(
             "driver=raw,offset={},size={},file.driver=file,file.filename=",
             part.offset().get(),
@@ -283,13 +282,13 @@ impl Cluster {
     }
 }
 
-/// Copies the disk of a machine that is off; gives the byte where its data partition begins.
-pub fn raw_disk(node: &Node, to: &Path) -> u64 {
+/// Copies the disk of a machine that is off; gives its data partition.
+pub fn raw_disk(node: &Node, to: &Path) -> Partition {
     let overlay = node.dir().join(&node.machine().disks[0].path);
     run(Command::new("qemu-img")
         .args(["convert", "-O", "raw"])
         .args([overlay.as_path(), to]));
-    partition_of(to, layout::DATA).offset().get()
+    partition_of(to, layout::DATA)
 }
 
 /// A partition of a disk that is a file.
